@@ -1,0 +1,3 @@
+//! Numbers.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The `gangsaw` executable.
+
+fn main() {}

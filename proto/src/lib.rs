@@ -1,0 +1,25 @@
+//! The wire: code generated from the `.proto` files, and nothing else.
+//!
+//! Each module is one boundary; its `.proto` file says who dials, what delivery means and how it evolves. Generated
+//! types stop at the `rpc` modules and codecs of the crates that speak them; `core` never sees them.
+
+/// Defines one boundary's module from its generated file.
+macro_rules! boundary {
+    ($name:ident, $package:literal, $doc:literal) => {
+        #[doc = $doc]
+        #[expect(missing_docs, clippy::all, reason = "generated; the proto file is the documentation")]
+        pub mod $name {
+            #[doc = "Version 1."]
+            pub mod v1 {
+                tonic::include_proto!($package);
+            }
+        }
+    };
+}
+
+boundary!(jobs, "gangsaw.jobs.v1", "People's programs and the scheduler.");
+boundary!(admin, "gangsaw.admin.v1", "Operators and the scheduler.");
+boundary!(node, "gangsaw.node.v1", "Agents and the scheduler.");
+
+/// The descriptor set of every boundary, for gRPC reflection and for tests that walk every call.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,0 +1,3 @@
+//! Habits.
+
+fn main() {}
