@@ -111,9 +111,8 @@ fn only_the_elements_before_the_limit_are_decayed() {
     }
     .at(1, 0.1, 1.0);
     reference(buffers.flat(), 4, &scalars).unwrap();
-    for i in 0..4 {
-        assert_eq!(buffers.param[i], before[i] * 0.95);
-    }
+    let shrunk: Vec<f32> = before[..4].iter().map(|x| x * 0.95).collect();
+    assert_eq!(buffers.param[..4], shrunk);
     assert_eq!(buffers.param[4..], before[4..]);
 }
 
