@@ -104,9 +104,15 @@ pub(crate) fn save(
     }
     fs::create_dir_all(&folder)?;
     let mut files = BTreeMap::new();
-    for (name, bytes) in [(WEIGHTS, weights_bytes(model, flat, None)?), (OPTIMIZER, state_bytes(flat)?)] {
+    for (name, bytes) in [
+        (WEIGHTS, weights_bytes(model, flat, None)?),
+        (OPTIMIZER, state_bytes(flat)?),
+    ] {
         durable::write(&folder.join(name), &bytes)?;
-        let seal = Seal { bytes: bytes.len() as u64, sha256: sha256_hex(&bytes) };
+        let seal = Seal {
+            bytes: bytes.len() as u64,
+            sha256: sha256_hex(&bytes),
+        };
         files.insert(name.to_owned(), seal);
     }
     let manifest = Manifest {
@@ -123,13 +129,20 @@ pub(crate) fn save(
         files,
     };
     durable::sync_folder_of(&folder)?;
-    durable::write(&folder.join(MANIFEST), &serde_json::to_vec_pretty(&manifest)?)?;
+    durable::write(
+        &folder.join(MANIFEST),
+        &serde_json::to_vec_pretty(&manifest)?,
+    )?;
     prune(root)?;
     Ok(folder)
 }
 
 /// The parameters by name as a safetensors file, with `note` in its metadata.
-pub(crate) fn weights_bytes(model: &Model, flat: &Flat, note: Option<String>) -> io::Result<Vec<u8>> {
+pub(crate) fn weights_bytes(
+    model: &Model,
+    flat: &Flat,
+    note: Option<String>,
+) -> io::Result<Vec<u8>> {
     let mut rest = flat.param.as_slice();
     let mut tensors = Vec::new();
     for p in &model.params {
@@ -142,7 +155,10 @@ pub(crate) fn weights_bytes(model: &Model, flat: &Flat, note: Option<String>) ->
 
 fn state_bytes(flat: &Flat) -> io::Result<Vec<u8>> {
     let buffer = |name, data: &[f32]| (name, vec![data.len()], little_endian(data));
-    serialize(&[buffer("first", &flat.first), buffer("second", &flat.second)], None)
+    serialize(
+        &[buffer("first", &flat.first), buffer("second", &flat.second)],
+        None,
+    )
 }
 
 fn serialize(tensors: &[(&str, Vec<usize>, Vec<u8>)], note: Option<String>) -> io::Result<Vec<u8>> {
@@ -157,11 +173,16 @@ fn serialize(tensors: &[(&str, Vec<usize>, Vec<u8>)], note: Option<String>) -> i
 }
 
 fn little_endian(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
 }
 
 fn from_little_endian(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
-    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+    bytes
+        .chunks_exact(4)
+        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
 }
 
 /// Removes a checkpoint so that a crash half-way leaves an incomplete one.
@@ -195,7 +216,12 @@ fn newest_first(root: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn step_of(folder: &Path) -> Option<u32> {
-    folder.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()
+    folder
+        .file_name()?
+        .to_str()?
+        .strip_prefix("step-")?
+        .parse()
+        .ok()
 }
 
 /// Loads the newest usable checkpoint at or below `from` into the run.
@@ -219,21 +245,37 @@ pub(crate) fn resume(
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(TrainError::io(root)(error)),
     };
-    for folder in folders.into_iter().filter(|folder| step_of(folder) <= Some(highest)) {
+    for folder in folders
+        .into_iter()
+        .filter(|folder| step_of(folder) <= Some(highest))
+    {
         match read(&folder) {
             Ok(read) => {
                 fits(&folder, &read.manifest, run)?;
                 let problem = read.fill(model, flat);
-                problem.map_err(|reason| TrainError::Resume { path: folder.clone(), reason })?;
-                note(format!("resuming from {} (step {})", folder.display(), read.manifest.step));
+                problem.map_err(|reason| TrainError::Resume {
+                    path: folder.clone(),
+                    reason,
+                })?;
+                note(format!(
+                    "resuming from {} (step {})",
+                    folder.display(),
+                    read.manifest.step
+                ));
                 return Ok(read.manifest.position());
             }
             Err(problem) => {
-                note(format!("checkpoint {} is passed over: {problem}", folder.display()));
+                note(format!(
+                    "checkpoint {} is passed over: {problem}",
+                    folder.display()
+                ));
             }
         }
     }
-    note(format!("{} holds no complete checkpoint: starting from zero", from.display()));
+    note(format!(
+        "{} holds no complete checkpoint: starting from zero",
+        from.display()
+    ));
     Ok(Position::default())
 }
 
@@ -267,13 +309,22 @@ fn read(folder: &Path) -> Result<Read, String> {
         serde_json::from_slice(&text).map_err(|error| format!("{MANIFEST}: {error}"))?;
     if manifest.format_version != FORMAT_VERSION {
         let version = manifest.format_version;
-        return Err(format!("its format is version {version}, this program reads {FORMAT_VERSION}"));
+        return Err(format!(
+            "its format is version {version}, this program reads {FORMAT_VERSION}"
+        ));
     }
     let file = |name: &str| -> Result<Vec<u8>, String> {
-        let seal = manifest.files.get(name).ok_or(format!("{MANIFEST} does not list {name}"))?;
+        let seal = manifest
+            .files
+            .get(name)
+            .ok_or(format!("{MANIFEST} does not list {name}"))?;
         let bytes = fs::read(folder.join(name)).map_err(|error| format!("{name}: {error}"))?;
         if bytes.len() as u64 != seal.bytes {
-            return Err(format!("{name} has {} bytes instead of {}", bytes.len(), seal.bytes));
+            return Err(format!(
+                "{name} has {} bytes instead of {}",
+                bytes.len(),
+                seal.bytes
+            ));
         }
         if sha256_hex(&bytes) != seal.sha256 {
             return Err(format!("{name} does not match its checksum"));
@@ -281,7 +332,11 @@ fn read(folder: &Path) -> Result<Read, String> {
         Ok(bytes)
     };
     let (weights, state) = (file(WEIGHTS)?, file(OPTIMIZER)?);
-    Ok(Read { manifest, weights, state })
+    Ok(Read {
+        manifest,
+        weights,
+        state,
+    })
 }
 
 /// Refuses a whole checkpoint of another run.
@@ -292,13 +347,19 @@ fn fits(folder: &Path, manifest: &Manifest, run: Identity<'_>) -> Result<(), Tra
     }
     if manifest.data_fingerprint != run.data_fingerprint {
         let short = |hash: &str| hash.chars().take(12).collect::<String>();
-        let (was, is) = (short(&manifest.data_fingerprint), short(run.data_fingerprint));
+        let (was, is) = (
+            short(&manifest.data_fingerprint),
+            short(run.data_fingerprint),
+        );
         reasons.push(format!("the data's fingerprint was {was}… and is {is}…"));
     }
     if reasons.is_empty() {
         return Ok(());
     }
-    Err(TrainError::Resume { path: folder.to_owned(), reason: reasons.join("; ") })
+    Err(TrainError::Resume {
+        path: folder.to_owned(),
+        reason: reasons.join("; "),
+    })
 }
 
 impl Read {
@@ -323,14 +384,24 @@ impl Read {
 pub(crate) fn load_params(bytes: &[u8], model: &Model) -> Result<Vec<f32>, String> {
     let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
     if file.len() != model.params.len() {
-        return Err(format!("{} tensors for {} parameters", file.len(), model.params.len()));
+        return Err(format!(
+            "{} tensors for {} parameters",
+            file.len(),
+            model.params.len()
+        ));
     }
     let mut params = Vec::new();
     for p in &model.params {
-        let tensor = file.tensor(&p.name).map_err(|_| format!("{} is missing", p.name))?;
+        let tensor = file
+            .tensor(&p.name)
+            .map_err(|_| format!("{} is missing", p.name))?;
         if tensor.dtype() != Dtype::F32 || tensor.shape() != p.var.dims() {
             let (dtype, shape) = (tensor.dtype(), tensor.shape());
-            return Err(format!("{} is {dtype:?} {shape:?} instead of F32 {:?}", p.name, p.var.dims()));
+            return Err(format!(
+                "{} is {dtype:?} {shape:?} instead of F32 {:?}",
+                p.name,
+                p.var.dims()
+            ));
         }
         params.extend(from_little_endian(tensor.data()));
     }
@@ -338,12 +409,17 @@ pub(crate) fn load_params(bytes: &[u8], model: &Model) -> Result<Vec<f32>, Strin
 }
 
 /// Sets a network's variables to flat parameters.
-pub(crate) fn set_params(model: &Model, params: &[f32], device: &Device) -> candle_core::Result<()> {
+pub(crate) fn set_params(
+    model: &Model,
+    params: &[f32],
+    device: &Device,
+) -> candle_core::Result<()> {
     let mut rest = params;
     for p in &model.params {
         let (mine, others) = rest.split_at(p.var.elem_count());
         rest = others;
-        p.var.set(&Tensor::from_slice(mine, p.var.dims(), device)?)?;
+        p.var
+            .set(&Tensor::from_slice(mine, p.var.dims(), device)?)?;
     }
     Ok(())
 }

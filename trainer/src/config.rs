@@ -48,7 +48,9 @@ impl Recipe {
     pub fn about(self) -> &'static str {
         match self {
             Recipe::Mlp => "fully connected layers (hidden) with ReLU",
-            Recipe::Cnn => "3×3 convolutions (channels) with pooling, then fully connected (hidden)",
+            Recipe::Cnn => {
+                "3×3 convolutions (channels) with pooling, then fully connected (hidden)"
+            }
         }
     }
 }
@@ -138,7 +140,10 @@ pub struct Fault {
 
 impl Fault {
     fn new(key: &str, problem: impl Into<String>) -> Fault {
-        Fault { key: key.to_owned(), problem: problem.into() }
+        Fault {
+            key: key.to_owned(),
+            problem: problem.into(),
+        }
     }
 }
 
@@ -168,9 +173,13 @@ impl TrainConfig {
     /// The settings a recipe has where none are given.
     #[must_use]
     pub fn default_of(recipe: Recipe) -> TrainConfig {
-        let (lr, hidden, channels) = match recipe {
-            Recipe::Mlp => (2e-3, vec![256, 128], vec![]),
-            Recipe::Cnn => (4e-3, vec![64], vec![16, 32]),
+        let (lr, weight_decay, dropout) = match recipe {
+            Recipe::Mlp => (2e-3, 0.01, 0.2),
+            Recipe::Cnn => (4e-3, 0.1, 0.4),
+        };
+        let (hidden, channels) = match recipe {
+            Recipe::Mlp => (vec![256, 128], vec![]),
+            Recipe::Cnn => (vec![128], vec![32, 64]),
         };
         TrainConfig {
             recipe,
@@ -179,12 +188,12 @@ impl TrainConfig {
             batch: 64,
             lr,
             optimizer: Optimizer::Adamw,
-            weight_decay: 0.01,
+            weight_decay,
             momentum: 0.9,
             warmup: 0.1,
             clip_norm: None,
-            shift: 1,
-            dropout: 0.0,
+            shift: 0,
+            dropout,
             hidden,
             channels,
             seed: 0,
@@ -204,7 +213,10 @@ impl TrainConfig {
             Map::new()
         } else {
             serde_json::from_str(settings).map_err(|error| {
-                ConfigError(vec![Fault::new("settings", format!("not a JSON object: {error}"))])
+                ConfigError(vec![Fault::new(
+                    "settings",
+                    format!("not a JSON object: {error}"),
+                )])
             })?
         };
         match map.get("recipe") {
@@ -258,7 +270,11 @@ impl TryFrom<Map<String, Value>> for TrainConfig {
         let base = TrainConfig::default_of(recipe);
         let config = TrainConfig {
             recipe,
-            data: fields.take("data", base.data, "\"digits\", {\"idx\": FOLDER} or {\"packed\": FILE}"),
+            data: fields.take(
+                "data",
+                base.data,
+                "\"digits\", {\"idx\": FOLDER} or {\"packed\": FILE}",
+            ),
             epochs: fields.whole("epochs", base.epochs, 1..=100_000),
             batch: fields.whole("batch", base.batch, 1..=65_536),
             lr: fields.real("lr", base.lr, 1e-9..=100.0),
@@ -276,10 +292,18 @@ impl TryFrom<Map<String, Value>> for TrainConfig {
             },
             seed: fields.take("seed", base.seed, "a whole number from 0 to 2^64 - 1"),
             target_accuracy: fields.optional_real("target_accuracy", 0.0..=1.0),
-            checkpoint_every: fields.whole("checkpoint_every", base.checkpoint_every, 1..=1_000_000),
+            checkpoint_every: fields.whole(
+                "checkpoint_every",
+                base.checkpoint_every,
+                1..=1_000_000,
+            ),
             requeue_on_stop: fields.take("requeue_on_stop", base.requeue_on_stop, "true or false"),
         };
         let faults = fields.finish();
-        if faults.is_empty() { Ok(config) } else { Err(ConfigError(faults)) }
+        if faults.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError(faults))
+        }
     }
 }

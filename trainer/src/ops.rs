@@ -76,7 +76,9 @@ fn relu<T: Real>(x: T) -> T {
 fn finish_rows<T: Real>(rows: &mut [T], bias: &[T], clamp: bool) {
     for row in rows.chunks_exact_mut(bias.len()) {
         if clamp {
-            row.iter_mut().zip(bias).for_each(|(y, b)| *y = relu(*y + *b));
+            row.iter_mut()
+                .zip(bias)
+                .for_each(|(y, b)| *y = relu(*y + *b));
         } else {
             row.iter_mut().zip(bias).for_each(|(y, b)| *y += *b);
         }
@@ -126,7 +128,11 @@ impl CustomOp2 for ReluGradient {
 /// The gradient with the fused ReLU undone, or the gradient itself without one.
 fn before_relu(clamp: bool, result: &Tensor, grad: &Tensor) -> Result<Tensor> {
     let grad = grad.contiguous()?;
-    if clamp { result.apply_op2_no_bwd(&grad, &ReluGradient) } else { Ok(grad) }
+    if clamp {
+        result.apply_op2_no_bwd(&grad, &ReluGradient)
+    } else {
+        Ok(grad)
+    }
 }
 
 /// Sums the rows of a [rows, columns] gradient: the gradient of a bias.

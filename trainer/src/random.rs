@@ -70,7 +70,9 @@ pub(crate) struct Random {
 impl Random {
     /// The numbers that belong to `seed`.
     pub(crate) fn new(seed: u64) -> Random {
-        Random { key: [seed as u32, (seed >> 32) as u32] }
+        Random {
+            key: [seed as u32, (seed >> 32) as u32],
+        }
     }
 
     /// Four words for elements `4 × block .. 4 × block + 4` of a sample.

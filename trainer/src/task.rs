@@ -61,8 +61,12 @@ const SCHEMA_VERSION: u32 = 1;
 pub fn open_device(name: &str) -> Result<candle_core::Device, TrainError> {
     match name {
         "cpu" => Ok(candle_core::Device::Cpu),
-        "cuda" => Err(TrainError::Device("this program was built without CUDA".to_owned())),
-        other => Err(TrainError::Device(format!("device {other:?} is neither cpu nor cuda"))),
+        "cuda" => Err(TrainError::Device(
+            "this program was built without CUDA".to_owned(),
+        )),
+        other => Err(TrainError::Device(format!(
+            "device {other:?} is neither cpu nor cuda"
+        ))),
     }
 }
 
@@ -86,7 +90,10 @@ pub fn run_from_env(recipe: &str, settings: &str, device: &str) -> i32 {
     let ended = parsed.and_then(|config| run(&config, &dirs, device, &stop));
     let code = match &ended {
         Ok(_) => 0,
-        Err(TrainError::Stopped { checkpoint: Some(_), .. }) if requeue => EXIT_REQUEUE,
+        Err(TrainError::Stopped {
+            checkpoint: Some(_),
+            ..
+        }) if requeue => EXIT_REQUEUE,
         Err(TrainError::Stopped { .. }) if interrupted.load(Ordering::Relaxed) => EXIT_INTERRUPTED,
         Err(error) => error.exit_code(),
     };
@@ -119,7 +126,12 @@ fn dirs_from(variable: impl Fn(&str) -> Option<PathBuf>) -> Dirs {
     }
 }
 
-fn run(config: &TrainConfig, dirs: &Dirs, device: &str, stop: &AtomicBool) -> Result<Summary, TrainError> {
+fn run(
+    config: &TrainConfig,
+    dirs: &Dirs,
+    device: &str,
+    stop: &AtomicBool,
+) -> Result<Summary, TrainError> {
     let device = open_device(device)?;
     let mut sender = match std::env::var_os("GANGSAW_PROGRESS").filter(|path| !path.is_empty()) {
         Some(path) => Sender::new(path.into())
@@ -144,10 +156,16 @@ fn say(line: &str) {
 }
 
 /// Writes `result.json`: what came out, or why nothing did.
-fn write_result(folder: &Path, ended: &Result<Summary, TrainError>, code: i32) -> std::io::Result<()> {
+fn write_result(
+    folder: &Path,
+    ended: &Result<Summary, TrainError>,
+    code: i32,
+) -> std::io::Result<()> {
     let mut result = match ended {
         Ok(summary) => serde_json::to_value(summary)?,
-        Err(TrainError::Stopped { step, checkpoint }) => json!({"step": step, "checkpoint": checkpoint}),
+        Err(TrainError::Stopped { step, checkpoint }) => {
+            json!({"step": step, "checkpoint": checkpoint})
+        }
         Err(error) => json!({"reason": error.reason(), "message": error.to_string()}),
     };
     let outcome = match ended {
@@ -161,5 +179,8 @@ fn write_result(folder: &Path, ended: &Result<Summary, TrainError>, code: i32) -
         map.insert("exit_code".to_owned(), json!(code));
     }
     std::fs::create_dir_all(folder)?;
-    durable::write(&folder.join("result.json"), &serde_json::to_vec_pretty(&result)?)
+    durable::write(
+        &folder.join("result.json"),
+        &serde_json::to_vec_pretty(&result)?,
+    )
 }

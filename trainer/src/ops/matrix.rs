@@ -23,7 +23,12 @@ pub(super) struct Matrix<'a, T> {
 impl<'a, T> Matrix<'a, T> {
     /// Views `data` as rows of `columns` elements.
     pub(super) fn new(data: &'a [T], columns: usize) -> Matrix<'a, T> {
-        Matrix { data, rows: data.len() / columns, columns, transposed: false }
+        Matrix {
+            data,
+            rows: data.len() / columns,
+            columns,
+            transposed: false,
+        }
     }
 
     /// The transpose; nothing moves.
@@ -112,9 +117,13 @@ pub(super) fn each_chunk<T: Real>(
     work: impl Fn(usize, &mut [T]) + Send + Sync,
 ) {
     if out.len() <= chunk || rayon::current_num_threads() == 1 {
-        out.chunks_mut(chunk).enumerate().for_each(|(i, part)| work(i, part));
+        out.chunks_mut(chunk)
+            .enumerate()
+            .for_each(|(i, part)| work(i, part));
     } else {
-        out.par_chunks_mut(chunk).enumerate().for_each(|(i, part)| work(i, part));
+        out.par_chunks_mut(chunk)
+            .enumerate()
+            .for_each(|(i, part)| work(i, part));
     }
 }
 

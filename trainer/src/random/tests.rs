@@ -9,7 +9,11 @@ use super::*;
 fn the_known_answers_of_random123_come_out() {
     let pi = [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344];
     let cases = [
-        ([0; 4], [0; 2], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),
+        (
+            [0; 4],
+            [0; 2],
+            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8],
+        ),
         (
             [u32::MAX; 4],
             [u32::MAX; 2],
@@ -22,7 +26,11 @@ fn the_known_answers_of_random123_come_out() {
         ),
     ];
     for (counter, key, want) in cases {
-        assert_eq!(philox(key, counter), want, "counter {counter:x?} key {key:x?}");
+        assert_eq!(
+            philox(key, counter),
+            want,
+            "counter {counter:x?} key {key:x?}"
+        );
     }
 }
 
@@ -66,8 +74,18 @@ fn units_fill_zero_to_one_evenly() {
 
 #[test]
 fn no_source_file_calls_another_generator() {
-    let forbidden = ["rand(", "randn(", "rand_like(", "randn_like(", "rand_f64(", "randn_f64(",
-        "set_seed(", "rand::", "thread_rng", "candle_nn"];
+    let forbidden = [
+        "rand(",
+        "randn(",
+        "rand_like(",
+        "randn_like(",
+        "rand_f64(",
+        "randn_f64(",
+        "set_seed(",
+        "rand::",
+        "thread_rng",
+        "candle_nn",
+    ];
     let mut pending = vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
     let mut files = 0;
     while let Some(path) = pending.pop() {
