@@ -10,7 +10,7 @@
 
 use super::message::{Adopted, Terms};
 use crate::id::{Index, Rank};
-use crate::input::{Fact, FactKind, HeldLease, Phase};
+use crate::input::{FactKind, HeldLease, Phase};
 use crate::job::record::{Cause, Exit};
 use crate::ranges::{IndexRange, RangeSet};
 
@@ -161,7 +161,11 @@ impl Held {
         if self.is_gang() {
             self.open.subtract(&waiting);
             let index = self.terms.first;
-            return if waiting.is_empty() { Vec::new() } else { vec![FactKind::Returned { first: index, last: index }] };
+            return if waiting.is_empty() {
+                Vec::new()
+            } else {
+                vec![FactKind::Returned { first: index, last: index }]
+            };
         }
         let parts: Vec<IndexRange> = waiting.within(first, last).collect();
         for part in parts.iter().rev() {
@@ -196,11 +200,11 @@ impl Held {
             });
         }
         let mut begun_units = self.started.clone();
-        let all_begun = self.is_gang() && u64::from(first) < begun;
-        match u32::try_from(begun) {
-            Ok(0) => {}
-            Ok(begun) if !all_begun => begun_units.extend(&self.open.within(0, begun - 1).collect()),
-            Ok(_) | Err(_) => begun_units.extend(&self.open),
+        if self.is_gang() {
+            begun_units.extend(&self.open);
+        } else if let Some(last_begun) = begun.checked_sub(1) {
+            let last_begun = u32::try_from(last_begun).unwrap_or(u32::MAX);
+            begun_units.extend(&self.open.within(0, last_begun).collect());
         }
         for unit in begun_units.indices() {
             self.settle(unit, unit);

@@ -220,7 +220,7 @@ pub enum Effect {
     SendHeartbeat {
         /// Comes back in the acknowledgement.
         sent: Time,
-        /// Leases in a Hello sent now.
+        /// Leases that have not ended.
         lease_count: u32,
         /// [`crate::liveness::lease_hash`] of them.
         lease_hash: u64,
