@@ -16,17 +16,20 @@
 mod held;
 mod message;
 mod outbox;
-mod ranges;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::held::{Held, Stage};
-pub use self::message::{Adopted, Effect, HeldLease, Input, Order, Phase, StopReason, Terms};
+pub use self::message::{Adopted, Effect, Input, Order, Spool, Spooled, StopReason, Terms};
 use self::outbox::Outbox;
 pub use self::outbox::REPORT_FACTS_MAX;
-use crate::{Fact, LeaseId, Time, liveness};
+use crate::id::LeaseId;
+use crate::input::{Fact, FactKind, HeldLease};
+use crate::liveness;
+use crate::ranges::RangeSet;
+use crate::time::{Millis, Time};
 
 /// Finished leases that are remembered so that a late copy of their grant starts nothing. A copy can be late by one
 /// stream only, so this is far more than needed.
@@ -45,7 +48,7 @@ enum Link {
     /// The scheduler took the Hello.
     Open {
         next_heartbeat: Time,
-        heartbeat_ms: u64,
+        heartbeat: Millis,
     },
 }
 
@@ -82,7 +85,7 @@ impl Agent {
         match input {
             Input::Connected => self.greet(now, &mut out),
             Input::Disconnected => self.link = Link::Down,
-            Input::Welcomed { acked_report, heartbeat_ms } => self.welcomed(now, acked_report, heartbeat_ms, &mut out),
+            Input::Welcomed { acked_report, heartbeat } => self.welcomed(now, acked_report, heartbeat, &mut out),
             Input::HeartbeatAcked { sent } => self.heard(sent, &mut out),
             Input::Reconcile => self.reconcile(&mut out),
             Input::Granted(terms) => self.granted(terms, &mut out),
@@ -91,10 +94,12 @@ impl Agent {
                     out.push(Effect::ToSupervisor(Order::Start { lease, master_addr, master_port }));
                 }
             }
-            Input::RevokeRequested { lease, reason, elements } => self.stop(lease, reason, elements, &mut out),
-            Input::TrimRequested { lease, last } => {
+            Input::RevokeRequested { lease, reason, elements } => {
+                self.stop(lease, StopReason::Revoked(reason), elements, Millis(u64::MAX), &mut out);
+            }
+            Input::TrimRequested { lease } => {
                 if self.leases.get(&lease).is_some_and(|held| held.stage == Stage::Running && !held.is_ended()) {
-                    out.push(Effect::ToSupervisor(Order::Trim { lease, last }));
+                    out.push(Effect::ToSupervisor(Order::Trim { lease }));
                 }
             }
             Input::ReportAcked { seq } => self.acked(seq, &mut out),
@@ -102,12 +107,23 @@ impl Agent {
             Input::SupervisorLost(spool) => self.lost(now, spool, &mut out),
             Input::LeftoversGone { lease } => {
                 let facts = self.leases.get_mut(&lease).map(Held::lose).unwrap_or_default();
-                self.tell(lease, facts);
+                self.tell(lease, None, facts);
             }
-            Input::Fact(fact) => self.learn(fact),
+            Input::Fact(spooled) => self.learn(spooled),
+            Input::StopTasks { grace_max } => {
+                let all: Vec<LeaseId> = self.leases.keys().copied().collect();
+                for lease in all {
+                    self.stop(lease, StopReason::Shutdown, RangeSet::new(), grace_max, &mut out);
+                }
+            }
             Input::Tick => self.tick(now, &mut out),
         }
         self.send_report(&mut out);
+        if self.listed
+            && let Some(seq) = self.outbox.forgettable()
+        {
+            out.push(Effect::ToSupervisor(Order::AckFacts { seq }));
+        }
         out
     }
 
@@ -134,14 +150,14 @@ impl Agent {
         }
     }
 
-    fn welcomed(&mut self, now: Time, acked_report: u64, heartbeat_ms: u64, out: &mut Vec<Effect>) {
+    fn welcomed(&mut self, now: Time, acked_report: u64, heartbeat: Millis, out: &mut Vec<Effect>) {
         match self.link {
             Link::Greeted { hello } => self.heard(hello, out),
             Link::Open { .. } => {}
             Link::Down | Link::Waiting => return,
         }
         let fresh = matches!(self.link, Link::Greeted { .. });
-        self.link = Link::Open { next_heartbeat: now.plus_ms(heartbeat_ms), heartbeat_ms };
+        self.link = Link::Open { next_heartbeat: now + heartbeat, heartbeat };
         self.acked(acked_report, out);
         if let (true, Some((seq, facts))) = (fresh, self.outbox.again()) {
             out.push(Effect::SendReport { seq, facts });
@@ -153,7 +169,7 @@ impl Agent {
             return;
         }
         self.heard = sent;
-        if self.leases.values().any(|held| held.terms.stop_after_ms > 0) {
+        if self.leases.values().any(|held| held.terms.stop_after.is_some()) {
             out.push(Effect::ToSupervisor(Order::Renew { heard: sent }));
         }
     }
@@ -175,20 +191,27 @@ impl Agent {
         } else {
             Order::Prepare { lease }
         }));
-        if terms.stop_after_ms > 0 {
+        if terms.stop_after.is_some() {
             out.push(Effect::ToSupervisor(Order::Renew { heard: self.heard }));
         }
         self.leases.insert(lease, Held::new(terms));
     }
 
-    fn stop(&mut self, lease: LeaseId, reason: StopReason, elements: Vec<u32>, out: &mut Vec<Effect>) {
+    fn stop(
+        &mut self,
+        lease: LeaseId,
+        reason: StopReason,
+        elements: RangeSet,
+        grace_max: Millis,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(held) = self.leases.get(&lease) else { return };
         match held.stage {
             Stage::Clearing { .. } => {}
             Stage::Preparing | Stage::Prepared | Stage::Running if held.is_ended() => {}
             Stage::Preparing | Stage::Prepared | Stage::Running => {
-                let grace_ms = held.terms.grace_ms;
-                out.push(Effect::ToSupervisor(Order::Stop { lease, elements, grace_ms, reason }));
+                let grace = held.terms.grace.min(grace_max);
+                out.push(Effect::ToSupervisor(Order::Stop { lease, elements, grace, reason }));
             }
         }
     }
@@ -216,56 +239,58 @@ impl Agent {
         if self.finished.len() > FINISHED_MAX {
             self.finished.pop_first();
         }
-        out.push(Effect::ToSupervisor(Order::AckExit { lease }));
         out.push(Effect::ForgetLease { lease });
     }
 
     /// Takes the list of a living supervisor. A lease that it does not know never reached it.
-    fn listed(&mut self, now: Time, list: Vec<Adopted>, out: &mut Vec<Effect>) {
-        let known: BTreeSet<LeaseId> = list.iter().map(|adopted| adopted.terms.lease).collect();
-        if let Some(renewed) = list.iter().map(|adopted| adopted.renewed).max()
+    fn listed(&mut self, now: Time, list: Spool, out: &mut Vec<Effect>) {
+        let known: BTreeSet<LeaseId> = list.leases.iter().map(|adopted| adopted.terms.lease).collect();
+        if let Some(renewed) = list.leases.iter().map(|adopted| adopted.renewed).max()
             && !self.listed
         {
             self.heard = renewed;
         }
-        for lease in known.intersection(&self.finished) {
-            out.push(Effect::ToSupervisor(Order::AckExit { lease: *lease }));
-        }
-        self.adopt(list);
-        self.clear(|held| (!known.contains(&held.terms.lease)).then_some(held.terms.first), out);
+        self.adopt(list, out);
+        self.clear(|held| (!known.contains(&held.terms.lease)).then_some(u64::from(held.terms.first)), out);
         self.list_known(now, out);
     }
 
-    /// Takes the spool of a dead supervisor. Without a spool everything open counts as begun.
-    fn lost(&mut self, now: Time, spool: Option<Vec<Adopted>>, out: &mut Vec<Effect>) {
-        let begun: Option<BTreeMap<LeaseId, u32>> =
-            spool.as_ref().map(|spool| spool.iter().map(|adopted| (adopted.terms.lease, adopted.begun)).collect());
-        self.adopt(spool.unwrap_or_default());
+    /// Takes what a dead supervisor left. Without it everything open counts as begun.
+    fn lost(&mut self, now: Time, spool: Option<Spool>, out: &mut Vec<Effect>) {
+        let begun: Option<BTreeMap<LeaseId, u64>> = spool
+            .as_ref()
+            .map(|spool| spool.leases.iter().map(|adopted| (adopted.terms.lease, adopted.begun)).collect());
+        self.adopt(spool.unwrap_or_default(), out);
         self.clear(
             |held| {
-                let from_spool = |begun: &BTreeMap<LeaseId, u32>| begun.get(&held.terms.lease).copied();
-                Some(begun.as_ref().map_or(u32::MAX, |begun| from_spool(begun).unwrap_or(held.terms.first)))
+                let unseen = u64::from(held.terms.first);
+                Some(begun.as_ref().map_or(u64::MAX, |begun| *begun.get(&held.terms.lease).unwrap_or(&unseen)))
             },
             out,
         );
         self.list_known(now, out);
     }
 
-    fn adopt(&mut self, list: Vec<Adopted>) {
-        for adopted in list {
+    fn adopt(&mut self, spool: Spool, out: &mut Vec<Effect>) {
+        let leases: Vec<LeaseId> = spool.leases.iter().map(|adopted| adopted.terms.lease).collect();
+        for adopted in spool.leases {
             let lease = adopted.terms.lease;
-            if self.finished.contains(&lease) {
+            if self.finished.contains(&lease) || self.leases.contains_key(&lease) {
                 continue;
             }
-            self.leases.entry(lease).or_insert_with(|| Held::new(adopted.terms));
-            for fact in adopted.facts {
-                self.learn(fact);
-            }
+            let facts = spool.facts.iter().filter(|spooled| spooled.fact.lease == lease).map(|s| &s.fact.kind);
+            self.leases.insert(lease, Held::adopt(adopted, facts));
+        }
+        for spooled in spool.facts {
+            self.learn(spooled);
+        }
+        for lease in leases {
+            self.forget_finished(lease, out);
         }
     }
 
     /// Begins to clear the open leases for which `begun` says where their unbegun units begin.
-    fn clear(&mut self, begun: impl Fn(&Held) -> Option<u32>, out: &mut Vec<Effect>) {
+    fn clear(&mut self, begun: impl Fn(&Held) -> Option<u64>, out: &mut Vec<Effect>) {
         for (&lease, held) in &mut self.leases {
             if held.is_ended() || matches!(held.stage, Stage::Clearing { .. }) {
                 continue;
@@ -284,16 +309,17 @@ impl Agent {
         }
     }
 
-    fn learn(&mut self, fact: Fact) {
-        let lease = fact.lease();
-        let news = self.leases.get_mut(&lease).map(|held| held.learn(fact)).unwrap_or_default();
-        self.tell(lease, news);
+    fn learn(&mut self, spooled: Spooled) {
+        let Spooled { seq, fact } = spooled;
+        let news = self.leases.get_mut(&fact.lease).map(|held| held.learn(fact.kind)).unwrap_or_default();
+        self.outbox.heard(seq);
+        self.tell(fact.lease, Some(seq), news);
     }
 
     /// Queues what is news about a lease.
-    fn tell(&mut self, lease: LeaseId, facts: Vec<Fact>) {
-        for fact in facts {
-            if self.outbox.push(fact)
+    fn tell(&mut self, lease: LeaseId, spooled: Option<u64>, news: Vec<FactKind>) {
+        for kind in news {
+            if self.outbox.push(spooled, Fact { lease, kind })
                 && let Some(held) = self.leases.get_mut(&lease)
             {
                 held.unacked += 1;
@@ -309,17 +335,18 @@ impl Agent {
             .map(|held| held.terms.lease)
             .collect();
         for lease in silent {
-            self.stop(lease, StopReason::Disconnected, Vec::new(), out);
+            self.stop(lease, StopReason::Silence, RangeSet::new(), Millis(u64::MAX), out);
             if let Some(held) = self.leases.get_mut(&lease) {
                 held.stopped_for_silence = true;
             }
         }
         match self.link {
-            Link::Open { next_heartbeat, heartbeat_ms } if next_heartbeat <= now => {
-                self.link = Link::Open { next_heartbeat: now.plus_ms(heartbeat_ms), heartbeat_ms };
-                let lease_count = u32::try_from(self.leases.len()).unwrap_or(u32::MAX);
-                let lease_hash = liveness::lease_hash(self.leases.keys().copied());
-                out.push(Effect::SendHeartbeat { sent: now, lease_count, lease_hash });
+            Link::Open { next_heartbeat, heartbeat } if next_heartbeat <= now => {
+                self.link = Link::Open { next_heartbeat: now + heartbeat, heartbeat };
+                let open: Vec<LeaseId> =
+                    self.leases.values().filter(|held| !held.is_ended()).map(|held| held.terms.lease).collect();
+                let lease_count = u32::try_from(open.len()).unwrap_or(u32::MAX);
+                out.push(Effect::SendHeartbeat { sent: now, lease_count, lease_hash: liveness::lease_hash(open) });
             }
             Link::Open { .. } | Link::Down | Link::Waiting | Link::Greeted { .. } => {}
         }
@@ -327,8 +354,8 @@ impl Agent {
 
     /// Returns when the lease is to be stopped for silence, if it ever is and has not been.
     fn stops_at(&self, held: &Held) -> Option<Time> {
-        let ends = held.terms.stop_after_ms > 0 && !held.is_ended() && !held.stopped_for_silence;
-        ends.then(|| self.heard.plus_ms(held.terms.stop_after_ms))
+        let counts = !held.is_ended() && !held.stopped_for_silence;
+        held.terms.stop_after.filter(|_| counts).map(|after| self.heard + after)
     }
 
     fn send_report(&mut self, out: &mut Vec<Effect>) {

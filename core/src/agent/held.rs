@@ -8,9 +8,11 @@
 //!
 //! Neighbours: [`super::Agent`] holds one [`Held`] a lease; [`super::outbox`] carries the news.
 
-use super::message::{HeldLease, Phase, Terms};
-use super::ranges::Ranges;
-use crate::{Cause, Fact};
+use super::message::{Adopted, Terms};
+use crate::id::{Index, Rank};
+use crate::input::{FactKind, HeldLease, Phase};
+use crate::job::record::{Cause, Exit};
+use crate::ranges::{IndexRange, RangeSet};
 
 /// How far the lease is, apart from what is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,10 +23,10 @@ pub(crate) enum Stage {
     Prepared,
     /// Processes of it may exist.
     Running,
-    /// Its supervisor is dead and its processes are being killed. Units from `begun` on were never begun.
+    /// Its supervisor is dead and its processes are being killed. No element from `begun` on was begun.
     Clearing {
         /// The lowest index that was never begun.
-        begun: u32,
+        begun: u64,
     },
 }
 
@@ -37,26 +39,49 @@ pub(crate) struct Held {
     pub(crate) unacked: u32,
     /// Told to stop because the scheduler is silent.
     pub(crate) stopped_for_silence: bool,
-    open: Ranges,
-    started: Ranges,
-    last: u32,
+    open: RangeSet,
+    started: RangeSet,
+    last_index: Index,
 }
 
 impl Held {
     pub(crate) fn new(terms: Terms) -> Self {
-        let mut open = if terms.gang.is_empty() { Ranges::of(terms.first, terms.last) } else { Ranges::default() };
-        for &rank in &terms.gang {
-            open.insert(rank, rank);
-        }
+        let all = if terms.gang.is_empty() {
+            RangeSet::range(terms.first, terms.last)
+        } else {
+            terms.gang.iter().map(|&rank| IndexRange::one(rank)).collect()
+        };
         Self {
             stage: if terms.gang.is_empty() { Stage::Running } else { Stage::Preparing },
-            last: terms.last,
+            last_index: terms.last,
             terms,
             unacked: 0,
             stopped_for_silence: false,
-            open,
-            started: Ranges::default(),
+            open: all,
+            started: RangeSet::new(),
         }
+    }
+
+    /// Returns a lease that was held before this agent started. What `facts` say of it opens first, so that learning
+    /// them is news.
+    pub(crate) fn adopt<'a>(adopted: Adopted, facts: impl Iterator<Item = &'a FactKind>) -> Self {
+        let mut held = Self::new(adopted.terms);
+        let mut open = adopted.open;
+        for kind in facts {
+            let (first, last) = match kind {
+                FactKind::Prepared { .. } | FactKind::Started { .. } => continue,
+                FactKind::Ended { index, rank, .. } => (held.unit(*index, *rank), held.unit(*index, *rank)),
+                FactKind::StartFailed { .. } | FactKind::Returned { .. } if held.is_gang() => (0, u32::MAX),
+                FactKind::StartFailed { index, .. } => (*index, *index),
+                FactKind::Succeeded { first, last, .. } | FactKind::Returned { first, last } => (*first, *last),
+            };
+            open.insert(first, last);
+        }
+        held.open = held.open.intersection(&open);
+        if held.is_gang() && adopted.begun > u64::from(held.terms.first) {
+            held.stage = Stage::Running;
+        }
+        held
     }
 
     fn is_gang(&self) -> bool {
@@ -79,122 +104,138 @@ impl Held {
             Stage::Preparing | Stage::Prepared => Phase::Prepared,
             Stage::Running | Stage::Clearing { .. } => Phase::Running,
         };
-        HeldLease { lease: self.terms.lease, phase, last: self.last }
+        HeldLease { lease: self.terms.lease, phase, last_index: self.last_index }
     }
 
     /// Takes a fact of the supervisor and returns what of it is news.
-    pub(crate) fn learn(&mut self, fact: Fact) -> Vec<Fact> {
-        match fact {
-            Fact::Prepared { .. } => {
-                if self.stage != Stage::Preparing || self.is_ended() {
-                    return Vec::new();
-                }
-                self.stage = Stage::Prepared;
-                vec![fact]
+    pub(crate) fn learn(&mut self, kind: FactKind) -> Vec<FactKind> {
+        let is_news = match &kind {
+            FactKind::Succeeded { first, last, mean_us } => {
+                let settled = self.settle(*first, *last);
+                return settled
+                    .into_iter()
+                    .map(|part| FactKind::Succeeded { first: part.first, last: part.last, mean_us: *mean_us })
+                    .collect();
             }
-            Fact::Started { index, rank, .. } => {
-                let unit = self.unit(index, rank);
-                if !self.open.contains(unit) || self.started.contains(unit) {
-                    return Vec::new();
-                }
-                if !matches!(self.stage, Stage::Clearing { .. }) {
-                    self.stage = Stage::Running;
-                }
-                self.started.insert(unit, unit);
-                vec![fact]
+            FactKind::Returned { first, last } => return self.give_back(*first, *last),
+            FactKind::Prepared { .. } => self.prepared(),
+            FactKind::Started { index, rank, .. } => self.started(self.unit(*index, *rank)),
+            FactKind::Ended { index, rank, .. } => {
+                let unit = self.unit(*index, *rank);
+                !self.settle(unit, unit).is_empty()
             }
-            Fact::Succeeded { lease, first, last, mean_us } => self
-                .settle(first, last)
-                .into_iter()
-                .map(|(first, last)| Fact::Succeeded { lease, first, last, mean_us })
-                .collect(),
-            Fact::Ended { index, rank, .. } => {
-                let unit = self.unit(index, rank);
-                if self.settle(unit, unit).is_empty() { Vec::new() } else { vec![fact] }
-            }
-            Fact::StartFailed { index, rank, .. } => {
-                let unit = self.unit(index, rank);
+            FactKind::StartFailed { index, rank, .. } => {
+                let unit = self.unit(*index, *rank);
                 let alone = !self.is_gang() || self.stage == Stage::Running;
-                let news = if alone { self.settle(unit, unit) } else { self.settle(0, u32::MAX) };
-                if news.is_empty() { Vec::new() } else { vec![fact] }
+                let settled = if alone { self.settle(unit, unit) } else { self.settle(0, u32::MAX) };
+                !settled.is_empty()
             }
-            Fact::Returned { first, last, .. } => self.give_back(first, last),
+        };
+        if is_news { vec![kind] } else { Vec::new() }
+    }
+
+    fn prepared(&mut self) -> bool {
+        let is_news = self.stage == Stage::Preparing && !self.is_ended();
+        if is_news {
+            self.stage = Stage::Prepared;
         }
+        is_news
+    }
+
+    fn started(&mut self, unit: u32) -> bool {
+        let is_news = self.open.contains(unit) && !self.started.contains(unit);
+        if is_news {
+            self.started.insert(unit, unit);
+            match self.stage {
+                Stage::Preparing | Stage::Prepared | Stage::Running => self.stage = Stage::Running,
+                Stage::Clearing { .. } => {}
+            }
+        }
+        is_news
     }
 
     /// Settles the open units of `first..=last` that have not started as given back, and returns the facts.
-    fn give_back(&mut self, first: u32, last: u32) -> Vec<Fact> {
-        let (from, to) = if self.is_gang() { (0, u32::MAX) } else { (first, last) };
+    fn give_back(&mut self, first: Index, last: Index) -> Vec<FactKind> {
         let mut waiting = self.open.clone();
-        for (a, b) in self.started.iter() {
-            waiting.remove(a, b);
+        waiting.subtract(&self.started);
+        if self.is_gang() {
+            self.open.subtract(&waiting);
+            let index = self.terms.first;
+            return if waiting.is_empty() {
+                Vec::new()
+            } else {
+                vec![FactKind::Returned { first: index, last: index }]
+            };
         }
-        let mut facts = Vec::new();
-        for (a, b) in waiting.remove(from, to) {
-            self.open.remove(a, b);
-            let (first, last) = if self.is_gang() { (self.terms.first, self.terms.first) } else { (a, b) };
-            if last == self.last && !self.is_gang() {
-                self.last = first.saturating_sub(1);
-            }
-            let fact = Fact::Returned { lease: self.terms.lease, first, last };
-            if facts.last() != Some(&fact) {
-                facts.push(fact);
+        let parts: Vec<IndexRange> = waiting.within(first, last).collect();
+        for part in parts.iter().rev() {
+            self.open.remove(part.first, part.last);
+            if part.last == self.last_index {
+                self.last_index = part.first.saturating_sub(1);
             }
         }
-        facts
+        parts.into_iter().map(|part| FactKind::Returned { first: part.first, last: part.last }).collect()
     }
 
-    /// Ends what is open after the lease's supervisor died and its processes are gone. Began it, it ended as infra;
-    /// else it returns. A lease of which nothing ever began says so by one failed start: were it only returned, a
-    /// node whose supervisor cannot live would be given the same lease for ever.
-    pub(crate) fn lose(&mut self) -> Vec<Fact> {
+    /// Ends what is open after the lease's supervisor died and its processes are gone. What was begun ended as infra;
+    /// the rest returns. A lease of which nothing ever began says so by one failed start: were it only returned, a
+    /// node whose supervisor cannot live would be given the same work for ever.
+    pub(crate) fn lose(&mut self) -> Vec<FactKind> {
         let Stage::Clearing { begun } = self.stage else { return Vec::new() };
-        let lease = self.terms.lease;
         let mut facts = Vec::new();
-        let open: Vec<(u32, u32)> = self.open.iter().collect();
-        let untouched = begun <= self.terms.first && self.started.is_empty();
-        for (first, last) in open {
-            for unit in first..=last {
-                let (index, rank) = if self.is_gang() { (self.terms.first, unit) } else { (unit, 0) };
-                if index < begun || self.started.contains(unit) {
-                    self.settle(unit, unit);
-                    facts.push(Fact::Ended {
-                        lease,
-                        index,
-                        rank,
-                        exit_code: None,
-                        signal: None,
-                        cause: Cause::Infra,
-                        detail: String::from("the supervisor died"),
-                        ran_us: 0,
-                        checkpoint: String::new(),
-                        max_rss_bytes: 0,
-                    });
-                } else if self.is_gang() || (untouched && unit == self.terms.first) {
-                    self.settle(unit, unit);
-                    facts.push(Fact::StartFailed {
-                        lease,
-                        index,
-                        rank,
-                        users_fault: false,
-                        detail: String::from("the supervisor died before the task began"),
-                    });
-                } else {
-                    break;
-                }
+        let first = self.terms.first;
+        let untouched = begun <= u64::from(first) && self.started.is_empty();
+        if untouched && !self.is_ended() {
+            let unit = self.open.first().unwrap_or(first);
+            if self.is_gang() {
+                self.settle(0, u32::MAX);
+            } else {
+                self.settle(unit, unit);
             }
+            facts.push(FactKind::StartFailed {
+                index: if self.is_gang() { first } else { unit },
+                rank: if self.is_gang() { unit } else { 0 },
+                users_fault: false,
+                detail: String::from("the supervisor died before the task began"),
+            });
+        }
+        let mut begun_units = self.started.clone();
+        if self.is_gang() {
+            begun_units.extend(&self.open);
+        } else if let Some(last_begun) = begun.checked_sub(1) {
+            let last_begun = u32::try_from(last_begun).unwrap_or(u32::MAX);
+            begun_units.extend(&self.open.within(0, last_begun).collect());
+        }
+        for unit in begun_units.indices() {
+            self.settle(unit, unit);
+            let (index, rank) = if self.is_gang() { (first, unit) } else { (unit, 0) };
+            facts.push(FactKind::Ended { index, rank, exit: lost_exit() });
         }
         facts.extend(self.give_back(0, u32::MAX));
         facts
     }
 
     /// Closes the open units of `first..=last` and returns those that were open.
-    fn settle(&mut self, first: u32, last: u32) -> Vec<(u32, u32)> {
+    fn settle(&mut self, first: u32, last: u32) -> Vec<IndexRange> {
+        let settled = self.open.within(first, last).collect();
         self.started.remove(first, last);
-        self.open.remove(first, last)
+        self.open.remove(first, last);
+        settled
     }
 
-    fn unit(&self, index: u32, rank: u32) -> u32 {
+    fn unit(&self, index: Index, rank: Rank) -> u32 {
         if self.is_gang() { rank } else { index }
+    }
+}
+
+fn lost_exit() -> Exit {
+    Exit {
+        cause: Cause::Infra,
+        exit_code: None,
+        signal: None,
+        detail: String::from("the supervisor died"),
+        ran_us: 0,
+        checkpoint: None,
+        max_rss_bytes: 0,
     }
 }

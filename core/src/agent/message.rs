@@ -4,7 +4,12 @@
 //!
 //! Neighbours: [`super`] turns one into the other; the agent process and the simulator carry them.
 
-use crate::{Fact, LeaseId, Time};
+use crate::effect::Grant;
+use crate::id::{Index, LeaseId, Rank};
+use crate::input::{Fact, HeldLease};
+use crate::lease::RevokeReason;
+use crate::ranges::RangeSet;
+use crate::time::{Millis, Time};
 
 /// What the machine must know of a grant. The task itself (command, environment, devices) stays with the process that
 /// carries the grant; the machine only orders it.
@@ -13,29 +18,60 @@ pub struct Terms {
     /// Names the promise; never reused.
     pub lease: LeaseId,
     /// First index of the chunk.
-    pub first: u32,
+    pub first: Index,
     /// Last index of the chunk, as granted.
-    pub last: u32,
+    pub last: Index,
     /// The ranks of the element on this node for a gang, ascending; empty for a chunk, whose tasks are rank 0.
-    pub gang: Vec<u32>,
+    pub gang: Vec<Rank>,
     /// Between SIGTERM and SIGKILL.
-    pub grace_ms: u64,
-    /// Silence after which the node stops the task by itself. Zero: never.
-    pub stop_after_ms: u64,
+    pub grace: Millis,
+    /// Silence after which the node stops the task by itself. `None`: never.
+    pub stop_after: Option<Millis>,
 }
 
-/// A lease as a supervisor, or the spool that it left, shows it.
+impl From<&Grant> for Terms {
+    fn from(grant: &Grant) -> Self {
+        Self {
+            lease: grant.lease,
+            first: grant.first,
+            last: grant.last,
+            gang: if grant.gang.is_some() { grant.ranks.iter().map(|hold| hold.rank).collect() } else { Vec::new() },
+            grace: grant.task.grace,
+            stop_after: grant.task.stop_after,
+        }
+    }
+}
+
+/// A lease that a supervisor holds, or that it left facts about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Adopted {
-    /// The terms that came with Spawn or Prepare.
+    /// The terms it was granted with.
     pub terms: Terms,
-    /// Everything the supervisor said about the lease, in order.
-    pub facts: Vec<Fact>,
-    /// The lowest index whose exec was never begun. The supervisor writes it to the spool before it forks; for a gang
-    /// it is `first` before and `first + 1` after Start.
-    pub begun: u32,
+    /// Its units (indices of a chunk, ranks of a gang) without an end by the supervisor's word. Of a dead supervisor:
+    /// all that may be; one too many is harmless, for the scheduler drops what it knows.
+    pub open: RangeSet,
+    /// No element from here on was begun. A gang's is above its index once it was told to start. When in doubt, more.
+    pub begun: u64,
     /// The newest [`Order::Renew`] the supervisor had when it took the lease or since.
     pub renewed: Time,
+}
+
+/// A fact with its place in the supervisor's spool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spooled {
+    /// Rises, and never restarts on a node.
+    pub seq: u64,
+    /// What happened.
+    pub fact: Fact,
+}
+
+/// What a supervisor holds, or what a dead one left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spool {
+    /// Leases it holds or has facts about.
+    pub leases: Vec<Adopted>,
+    /// Facts that were not acknowledged to it, in order.
+    pub facts: Vec<Spooled>,
 }
 
 /// Something that happened around the agent. The time of it is an argument of [`super::Agent::step`].
@@ -50,7 +86,7 @@ pub enum Input {
         /// Reports up to here are durable.
         acked_report: u64,
         /// How often to send a heartbeat.
-        heartbeat_ms: u64,
+        heartbeat: Millis,
     },
     /// A heartbeat arrived at the scheduler.
     HeartbeatAcked {
@@ -75,16 +111,14 @@ pub enum Input {
         /// The lease.
         lease: LeaseId,
         /// Why.
-        reason: StopReason,
+        reason: RevokeReason,
         /// Which elements; empty means all.
-        elements: Vec<u32>,
+        elements: RangeSet,
     },
-    /// The scheduler takes unstarted elements back.
+    /// The scheduler takes every unstarted element back.
     TrimRequested {
         /// The lease.
         lease: LeaseId,
-        /// The highest index that may still start; absent: none may.
-        last: Option<u32>,
     },
     /// Reports up to `seq` are durable.
     ReportAcked {
@@ -92,33 +126,34 @@ pub enum Input {
         seq: u64,
     },
     /// A living supervisor says what it holds: once after each connection to it, also when it holds nothing.
-    SupervisorList(Vec<Adopted>),
-    /// The supervisor is dead. What its spool holds; absent when the spool cannot be read.
-    SupervisorLost(Option<Vec<Adopted>>),
+    SupervisorList(Spool),
+    /// The supervisor is dead. What it left; `None` when its spool cannot be read.
+    SupervisorLost(Option<Spool>),
     /// No process of the lease is left after [`Effect::KillLeftovers`].
     LeftoversGone {
         /// The lease.
         lease: LeaseId,
     },
     /// The supervisor says something of a lease.
-    Fact(Fact),
+    Fact(Spooled),
+    /// The node's operator wants every task ended.
+    StopTasks {
+        /// At most this long between SIGTERM and SIGKILL.
+        grace_max: Millis,
+    },
     /// Time passed.
     Tick,
 }
 
-/// Why a task is stopped.
+/// Why a task is stopped. It decides the cause in the facts that follow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopReason {
-    /// Its owner's wish.
-    Cancelled,
-    /// Taken for a better job or a drain.
-    Preempted,
-    /// Another attempt has begun.
-    Fenced,
-    /// Another rank of the gang ended.
-    Gang,
-    /// The scheduler was silent for longer than `stop_after_ms`.
-    Disconnected,
+    /// The scheduler said so.
+    Revoked(RevokeReason),
+    /// The scheduler was silent for longer than the job's `stop_after`.
+    Silence,
+    /// The node's operator said so.
+    Shutdown,
 }
 
 /// What the agent tells the supervisor. Each is safe to give twice.
@@ -148,51 +183,27 @@ pub enum Order {
         /// The lease.
         lease: LeaseId,
         /// Which elements; empty means all.
-        elements: Vec<u32>,
+        elements: RangeSet,
         /// Between SIGTERM and SIGKILL.
-        grace_ms: u64,
-        /// Why; it decides the cause in the facts that follow.
+        grace: Millis,
+        /// Why.
         reason: StopReason,
     },
-    /// Begin nothing above `last`, and return it.
+    /// Begin nothing more, and return it.
     Trim {
         /// The lease.
         lease: LeaseId,
-        /// The highest index that may still begin; absent: none may.
-        last: Option<u32>,
     },
-    /// Everything of the lease is durable elsewhere: its spool may go.
-    AckExit {
-        /// The lease.
-        lease: LeaseId,
+    /// Facts up to here are durable elsewhere: the spool may forget them.
+    AckFacts {
+        /// The last of them.
+        seq: u64,
     },
-    /// The scheduler was heard: leases with `stop_after_ms` count from here.
+    /// The scheduler was heard: leases with `stop_after` count from here.
     Renew {
         /// When the acknowledged heartbeat was sent.
         heard: Time,
     },
-}
-
-/// How far a held lease is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// A gang that has not been told to start.
-    Prepared,
-    /// Processes of it may exist.
-    Running,
-    /// No process of it is left; its last report may not be acknowledged yet.
-    Ended,
-}
-
-/// One lease in a Hello.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldLease {
-    /// The lease.
-    pub lease: LeaseId,
-    /// How far it is.
-    pub phase: Phase,
-    /// The last index that may still begin; a Trim moves it down.
-    pub last: u32,
 }
 
 /// What the machine wants done. All of it is volatile; the order within one step is the order to do it in.
@@ -209,7 +220,7 @@ pub enum Effect {
     SendHeartbeat {
         /// Comes back in the acknowledgement.
         sent: Time,
-        /// Leases in a Hello sent now.
+        /// Leases that have not ended.
         lease_count: u32,
         /// [`crate::liveness::lease_hash`] of them.
         lease_hash: u64,
