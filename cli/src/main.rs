@@ -1,3 +1,4 @@
 //! The `gangsaw` executable.
-
+#![expect(dead_code, reason = "wip")]
+mod spec;
 fn main() {}

@@ -17,6 +17,7 @@
     reason = "the interface comes first, its bodies with the next commit"
 )]
 
+pub mod agent;
 pub mod apply;
 pub mod check;
 pub mod decide;
