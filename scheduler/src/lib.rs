@@ -13,3 +13,5 @@ mod disk;
 mod metrics;
 mod store;
 mod token;
+mod rpc;
+mod wire;
