@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::output::Format;
-use crate::verbs::{change, logs, nodes, own, progress, ps, queue, show, submit, wait};
+use crate::verbs::{change, logs, nodes, own, progress, ps, queue, show, submit, train, wait};
 
 /// Schedules machine-learning jobs on machines with and without GPUs
 #[derive(Debug, clap::Parser)]
@@ -17,7 +17,14 @@ pub(crate) struct Cli {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Global {
     /// Where the scheduler is
-    #[arg(long, global = true, value_name = "URL", env = "GANGSAW_SERVER", hide_env_values = true, help_heading = "Global")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "GANGSAW_SERVER",
+        hide_env_values = true,
+        help_heading = "Global"
+    )]
     pub(crate) server: Option<String>,
     /// How data is printed
     #[arg(long, global = true, value_enum, value_name = "FORMAT", help_heading = "Global")]
@@ -47,6 +54,7 @@ pub(crate) enum Verb {
     Nodes(nodes::Args),
     Queue(queue::Args),
     Progress(progress::Args),
+    Train(train::Args),
     /// Print this scheduler's token, for other clients
     Token,
     /// Print what is in force and where it comes from

@@ -63,11 +63,16 @@ impl Client {
             None => Token(None),
             Some(Ok(value)) => Token(Some(value)),
             Some(Err(_)) => {
-                return Err(bad_input("bad-token", "the token has characters that no token has", "check GANGSAW_TOKEN"));
+                return Err(bad_input(
+                    "bad-token",
+                    "the token has characters that no token has",
+                    "check GANGSAW_TOKEN",
+                ));
             }
         };
         Ok(Client {
-            jobs: JobsServiceClient::with_interceptor(channel.clone(), token.clone()).max_decoding_message_size(MESSAGE_MAX),
+            jobs: JobsServiceClient::with_interceptor(channel.clone(), token.clone())
+                .max_decoding_message_size(MESSAGE_MAX),
             admin: AdminServiceClient::with_interceptor(channel, token).max_decoding_message_size(MESSAGE_MAX),
             address,
         })

@@ -41,15 +41,14 @@ fn task_code(task: &Task) -> u8 {
         State::Completed => 0,
         State::Timeout => TIME_LIMIT,
         State::OutOfMemory | State::NodeFail => NO_CODE,
-        State::Cancelled if task.attempt == 0 && !task.detail.is_empty() && task.detail.contains("dependency") => NO_CODE,
+        State::Cancelled if task.attempt == 0 && !task.detail.is_empty() && task.detail.contains("dependency") => {
+            NO_CODE
+        }
         State::Cancelled => CANCELLED,
         State::Failed => own_code(task),
-        State::Unspecified
-        | State::Pending
-        | State::Held
-        | State::Starting
-        | State::Running
-        | State::Completing => NO_CODE,
+        State::Unspecified | State::Pending | State::Held | State::Starting | State::Running | State::Completing => {
+            NO_CODE
+        }
     }
 }
 

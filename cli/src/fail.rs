@@ -164,7 +164,11 @@ fn deepest(status: &tonic::Status) -> String {
     while let Some(next) = cause.source() {
         cause = next;
     }
-    if std::ptr::addr_eq(cause, status as &dyn std::error::Error) { status.message().to_owned() } else { cause.to_string() }
+    if std::ptr::addr_eq(cause, status as &dyn std::error::Error) {
+        status.message().to_owned()
+    } else {
+        cause.to_string()
+    }
 }
 
 /// The reason and exit code of a refusal that names none.

@@ -26,13 +26,9 @@ use clap::{CommandFactory as _, Parser as _};
 use args::{Cli, Verb};
 use fail::{BAD_INPUT, Failure};
 use session::Session;
-use verbs::{change, logs, nodes, own, progress, ps, queue, run, show, submit, wait};
+use verbs::{change, logs, nodes, own, progress, ps, queue, run, show, submit, train, wait};
 
 fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|verb| verb == "supervisor") {
-        return gangsaw_agent::supervisor::main(args);
-    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return misused(&error),
@@ -62,6 +58,10 @@ fn misused(error: &clap::Error) -> ExitCode {
 
 /// Runs the verb and returns the exit code.
 fn dispatch(cli: Cli) -> Result<u8, Failure> {
+    if let Verb::Train(args) = &cli.verb {
+        // A task of a job: no config of its user's may stop it.
+        return train::run(cli.global.output.unwrap_or_default(), args);
+    }
     let config = config::read()?;
     let format = cli.global.output.or(config.output).unwrap_or_default();
     let session = Session { format, server: cli.global.server, config };
@@ -83,7 +83,8 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         | Verb::Update(_)
         | Verb::Wait(_)
         | Verb::Nodes(_)
-        | Verb::Queue(_) => {}
+        | Verb::Queue(_)
+        | Verb::Train(_) => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -101,7 +102,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
             Verb::Wait(args) => wait::run(session, args).await,
             Verb::Nodes(args) => nodes::run(session, args).await,
             Verb::Queue(args) => queue::run(session, args).await,
-            Verb::Progress(_) | Verb::Token | Verb::Config | Verb::Completions(_) => Ok(0),
+            Verb::Progress(_) | Verb::Token | Verb::Config | Verb::Completions(_) | Verb::Train(_) => Ok(0),
         }
     })
 }

@@ -58,7 +58,12 @@ pub(crate) fn object(format: Format, mut value: Value, text: impl FnOnce() -> St
 }
 
 /// Prints a list under its name, or one item a line; a person gets a table.
-pub(crate) fn list(format: Format, name: &str, items: Vec<Value>, table: impl FnOnce() -> Table) -> Result<(), Failure> {
+pub(crate) fn list(
+    format: Format,
+    name: &str,
+    items: Vec<Value>,
+    table: impl FnOnce() -> Table,
+) -> Result<(), Failure> {
     match format {
         Format::Table => print(&format!("{}\n", trimmed(&table()))),
         Format::Json => {
@@ -88,7 +93,7 @@ fn stamp(value: &mut Value) {
 /// An empty table with a header, as wide as the terminal.
 pub(crate) fn table(columns: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     if !colour_on_stdout() {
         table.force_no_tty();
         table.set_content_arrangement(ContentArrangement::Disabled);

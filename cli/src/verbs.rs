@@ -10,4 +10,5 @@ pub(crate) mod queue;
 pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod submit;
+pub(crate) mod train;
 pub(crate) mod wait;

@@ -41,18 +41,12 @@ pub(crate) const STATES: [State; 11] = [
 /// True when nothing more will happen.
 pub(crate) fn is_terminal(state: State) -> bool {
     match state {
-        State::Completed
-        | State::Failed
-        | State::Cancelled
-        | State::Timeout
-        | State::OutOfMemory
-        | State::NodeFail => true,
-        State::Unspecified
-        | State::Pending
-        | State::Held
-        | State::Starting
-        | State::Running
-        | State::Completing => false,
+        State::Completed | State::Failed | State::Cancelled | State::Timeout | State::OutOfMemory | State::NodeFail => {
+            true
+        }
+        State::Unspecified | State::Pending | State::Held | State::Starting | State::Running | State::Completing => {
+            false
+        }
     }
 }
 
@@ -104,7 +98,11 @@ pub(crate) fn device_reason(reason: Option<&DeviceReason>) -> Value {
 
 /// Counts by state.
 pub(crate) fn counts(counts: &[StateCount]) -> Value {
-    counts.iter().map(|count| (state(count.state()).to_owned(), Value::from(count.count))).collect::<serde_json::Map<_, _>>().into()
+    counts
+        .iter()
+        .map(|count| (state(count.state()).to_owned(), Value::from(count.count)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// A task as programs read it.
@@ -137,7 +135,11 @@ pub(crate) fn task(task: &Task) -> Value {
 /// A map of the wire in the order of its keys.
 pub(crate) fn sorted<V: Clone + Into<Value>>(map: &std::collections::HashMap<String, V>) -> Value {
     let ordered: std::collections::BTreeMap<_, _> = map.iter().collect();
-    ordered.into_iter().map(|(key, value)| (key.clone(), value.clone().into())).collect::<serde_json::Map<_, _>>().into()
+    ordered
+        .into_iter()
+        .map(|(key, value)| (key.clone(), value.clone().into()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// Bytes for people.
@@ -147,5 +149,9 @@ pub(crate) fn bytes(bytes: u64) -> String {
 
 /// Cores for people.
 pub(crate) fn cores(milli_cpus: u64) -> String {
-    if milli_cpus.is_multiple_of(1000) { (milli_cpus / 1000).to_string() } else { format!("{:.1}", milli_cpus as f64 / 1000.0) }
+    if milli_cpus.is_multiple_of(1000) {
+        (milli_cpus / 1000).to_string()
+    } else {
+        format!("{:.1}", milli_cpus as f64 / 1000.0)
+    }
 }

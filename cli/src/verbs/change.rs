@@ -96,11 +96,11 @@ pub(crate) async fn update(session: &Session, args: &Update) -> Result<u8, Failu
         return Err(bad_input("no-change", "nothing to change was given", "add --priority, --queue or --time-limit"));
     }
     let time_limit = match args.time_limit.as_deref().map(units::duration).transpose() {
-        Ok(limit) => limit.map(|limit| prost_types::Duration {
-            seconds: limit.as_secs() as i64,
-            nanos: limit.subsec_nanos() as i32,
-        }),
-        Err(misread) => return Err(bad_input("bad-value", format!("`--time-limit`: {}", misread.message), misread.hint)),
+        Ok(limit) => limit
+            .map(|limit| prost_types::Duration { seconds: limit.as_secs() as i64, nanos: limit.subsec_nanos() as i32 }),
+        Err(misread) => {
+            return Err(bad_input("bad-value", format!("`--time-limit`: {}", misread.message), misread.hint));
+        }
     };
     let request = UpdateRequest { job_id, priority: args.priority, queue: args.queue.clone(), time_limit };
     let mut client: Client = session.connect().await?;

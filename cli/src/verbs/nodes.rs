@@ -78,7 +78,13 @@ async fn nodes(client: &mut Client) -> Result<Vec<Node>, Failure> {
 }
 
 /// Changes a node's mode.
-async fn set(session: &Session, client: &mut Client, name: String, mode: NodeMode, reason: String) -> Result<(), Failure> {
+async fn set(
+    session: &Session,
+    client: &mut Client,
+    name: String,
+    mode: NodeMode,
+    reason: String,
+) -> Result<(), Failure> {
     let request = SetNodeRequest { name: name.clone(), mode: mode.into(), reason };
     client.admin.set_node(request).await.map_err(|status| client.refused(&status))?;
     object(session.format, json!({ "name": name, "mode": word(mode) }), || format!("{name} is {}\n", word(mode)))
@@ -158,7 +164,11 @@ fn text(node: &Node) -> String {
             device.uuid.clone(),
             device.model.clone(),
             words::bytes(device.memory_bytes),
-            if device.detail.is_empty() { device.status.clone() } else { format!("{} {}", device.status, device.detail) },
+            if device.detail.is_empty() {
+                device.status.clone()
+            } else {
+                format!("{} {}", device.status, device.detail)
+            },
             device.utilisation.map(|percent| format!("{percent} %")).unwrap_or_default(),
             device.holder.clone(),
         ]);

@@ -55,7 +55,8 @@ pub(crate) fn print_config(session: &Session) -> Result<u8, Failure> {
     });
     object(session.format, value, || {
         let found = if config.path.is_some() { "" } else { " (not there)" };
-        let mut out = format!("file    {}{found}\nserver  {} (from {from})\n", file.unwrap_or_default(), session.address());
+        let mut out =
+            format!("file    {}{found}\nserver  {} (from {from})\n", file.unwrap_or_default(), session.address());
         for key in ["queue", "priority", "time_limit"] {
             if let Some(text) = text(key) {
                 out.push_str(&format!("submit  {key} = {text}\n"));

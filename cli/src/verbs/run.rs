@@ -24,7 +24,7 @@ pub(crate) async fn run(session: &Session, args: &submit::Args) -> Result<u8, Fa
             note(&format!("job {id} submitted"));
         }
     }
-    let watched = watch_all(&client, &stored);
+    let watched = watch_all(client.clone(), &stored);
     tokio::pin!(watched);
     tokio::select! {
         code = &mut watched => return code,
@@ -45,7 +45,7 @@ pub(crate) async fn run(session: &Session, args: &submit::Args) -> Result<u8, Fa
 }
 
 /// Shows every job to its end, one after the other, and returns the highest code.
-async fn watch_all(client: &Client, stored: &submit::Stored) -> Result<u8, Failure> {
+async fn watch_all(client: Client, stored: &submit::Stored) -> Result<u8, Failure> {
     let mut highest = 0;
     for id in &stored.job_ids {
         let select = Selection { job_id: *id, elements: Vec::new(), rank: None };

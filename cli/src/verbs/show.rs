@@ -31,11 +31,8 @@ const MASK: &str = "********";
 /// Runs the verb.
 pub(crate) async fn run(session: &Session, args: &Args) -> Result<u8, Failure> {
     let mut client = session.connect().await?;
-    let request = GetJobRequest {
-        job: Some(args.job.wire()),
-        page_size: 0,
-        page: args.page.clone().unwrap_or_default(),
-    };
+    let request =
+        GetJobRequest { job: Some(args.job.wire()), page_size: 0, page: args.page.clone().unwrap_or_default() };
     let mut found = client.jobs.get_job(request).await.map_err(|status| client.refused(&status))?.into_inner();
     found.tasks.retain(|task| args.job.rank.is_none_or(|rank| rank == task.rank));
     object(session.format, value(&found), || text(&found))?;
@@ -110,7 +107,11 @@ fn spec(spec: &JobSpec) -> Value {
 fn masked(env: &std::collections::HashMap<String, String>) -> Value {
     let ordered: std::collections::BTreeMap<_, _> = env.iter().collect();
     let shown = |name: &String, value: &String| if is_secret(name) { MASK.into() } else { Value::from(value.clone()) };
-    ordered.into_iter().map(|(name, value)| (name.clone(), shown(name, value))).collect::<serde_json::Map<_, _>>().into()
+    ordered
+        .into_iter()
+        .map(|(name, value)| (name.clone(), shown(name, value)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 /// The job as people read it.

@@ -72,19 +72,15 @@ pub(crate) fn load(session: &Session, args: &Args) -> Result<(Loaded, bool), Fai
         folder: &folder,
     };
     let loaded = spec::load(&pieces).map_err(|rejected| shown(&rejected))?;
-    let single = loaded.specs.len() == 1
-        && loaded.specs.iter().all(|spec| spec.array.is_none() && spec.replicas <= 1);
+    let single = loaded.specs.len() == 1 && loaded.specs.iter().all(|spec| spec.array.is_none() && spec.replicas <= 1);
     Ok((loaded, single))
 }
 
 /// Sends the jobs; repeated with the same key while the scheduler restarts, so they are stored once.
 pub(crate) async fn store(client: &mut Client, loaded: Loaded, single: bool) -> Result<Stored, Failure> {
     let names = loaded.specs.iter().map(|spec| spec.name.clone()).collect();
-    let request = SubmitRequest {
-        idempotency_key: uuid::Uuid::new_v4().to_string(),
-        jobs: loaded.specs.clone(),
-        user: user(),
-    };
+    let request =
+        SubmitRequest { idempotency_key: uuid::Uuid::new_v4().to_string(), jobs: loaded.specs.clone(), user: user() };
     let mut patience = Patience::new();
     loop {
         match client.jobs.submit(request.clone()).await.map(tonic::Response::into_inner) {
