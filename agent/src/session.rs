@@ -1,0 +1,3 @@
+//! The session with the scheduler.
+
+pub(crate) mod token;
