@@ -1,1 +1,5 @@
 //! gangsaw-agent.
+
+mod cgroup;
+pub mod spool;
+pub mod supervisor;
