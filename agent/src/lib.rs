@@ -6,10 +6,13 @@
 //!
 //! Elsewhere: the machine's rules are `gangsaw_core::agent`; the wire is `gangsaw_proto::node`.
 
+mod cgroup;
 mod inventory;
 pub mod nvml_child;
 mod progress;
 mod session;
+pub mod spool;
+pub mod supervisor;
 
 pub use progress::{DATAGRAM_MAX, send_progress};
 pub use session::token::ServerError;
