@@ -10,6 +10,7 @@
 
 mod clock;
 mod disk;
+mod engine;
 mod metrics;
 mod store;
 mod token;

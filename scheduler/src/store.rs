@@ -15,6 +15,7 @@ pub(crate) mod fail;
 mod frame;
 pub(crate) mod history;
 pub(crate) mod keeper;
+pub(crate) mod old;
 pub(crate) mod sqlite;
 mod wal;
 
@@ -88,13 +89,13 @@ impl SqliteStore {
         at: Time,
         wall_ms: u64,
         events: &[Event],
-        rows: Vec<Row>,
+        rows: &[Row],
     ) -> Result<u64, AppendError> {
         if events.is_empty() && rows.is_empty() {
             return Ok(self.last_seq());
         }
         let mut batch =
-            Batch { first_seq: self.next_seq, count: events.len() as u64, wall_ms, frames: Vec::new(), rows };
+            Batch { first_seq: self.next_seq, count: events.len() as u64, wall_ms, frames: Vec::new(), rows: rows.to_vec() };
         for (seq, event) in (self.next_seq..).zip(events) {
             frame::push(&mut batch.frames, seq, wall_ms, |out| codec::encode(at, event, out));
         }

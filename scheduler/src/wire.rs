@@ -4,9 +4,11 @@
 //! this scheduler wrote itself: nothing is validated, for it was when the job was submitted. What people send goes
 //! through `spec::draft` and the core's own parsing.
 
+pub(crate) mod grant;
 pub(crate) mod node;
 pub(crate) mod spec;
 pub(crate) mod terms;
+pub(crate) mod view;
 
 /// A stored message without a field it needs, or with a value no version has written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

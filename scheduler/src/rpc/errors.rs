@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use gangsaw_core::effect::{self, RefusalKind};
 use gangsaw_proto::jobs::v1::{SubmitFault, SubmitFaults};
 use prost::Message;
 use tonic::{Code, Status};
@@ -51,8 +52,56 @@ impl Refusal {
         Refusal::new(Code::Unavailable, "stopping", "the scheduler is stopping", "try again when it is back")
     }
 
+    pub(crate) fn disk_full() -> Refusal {
+        let message = "the scheduler's disk is almost full, and it takes nothing new until there is room";
+        Refusal::new(Code::ResourceExhausted, "disk-full", message, "free space where its state folder is; it recovers alone")
+    }
+
+    pub(crate) fn invariant() -> Refusal {
+        let message = "the scheduler met a fault of its own while deciding this, and changed nothing";
+        Refusal::new(Code::Internal, "invariant", message, "please report it with `refused-inputs` of the state folder")
+    }
+
     pub(crate) fn missing(field: &'static str) -> Refusal {
         Refusal::new(Code::InvalidArgument, "missing-field", format!("the request lacks `{field}`"), "")
+    }
+}
+
+/// Every fault of a submit, the first one's reason speaking for all.
+impl From<Vec<effect::SubmitFault>> for Refusal {
+    fn from(faults: Vec<effect::SubmitFault>) -> Refusal {
+        let first = faults.first().map(|first| first.fault.clone());
+        let (reason, message, hint) = match first {
+            Some(fault) if faults.len() == 1 => (fault.reason, fault.message, fault.hint),
+            Some(fault) => (fault.reason, format!("{}, and {} more", fault.message, faults.len() - 1), fault.hint),
+            None => ("bad-spec", "the jobs cannot be stored".to_owned(), String::new()),
+        };
+        let mut refusal = Refusal::new(Code::InvalidArgument, reason, message, hint);
+        refusal.faults = faults.into_iter().map(wire_fault).collect();
+        refusal
+    }
+}
+
+fn wire_fault(fault: effect::SubmitFault) -> SubmitFault {
+    SubmitFault {
+        job: fault.job,
+        path: fault.fault.path,
+        reason: fault.fault.reason.to_owned(),
+        message: fault.fault.message,
+        hint: fault.fault.hint,
+    }
+}
+
+impl From<effect::Refusal> for Refusal {
+    fn from(refusal: effect::Refusal) -> Refusal {
+        let code = match refusal.kind {
+            RefusalKind::Invalid => Code::InvalidArgument,
+            RefusalKind::NotFound => Code::NotFound,
+            RefusalKind::AlreadyExists => Code::AlreadyExists,
+            RefusalKind::Precondition => Code::FailedPrecondition,
+            RefusalKind::Exhausted => Code::ResourceExhausted,
+        };
+        Refusal::new(code, refusal.reason, refusal.message, refusal.hint)
     }
 }
 
