@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::output::Format;
-use crate::verbs::{change, logs, nodes, own, progress, ps, queue, show, submit, train, wait};
+use crate::verbs::{change, logs, nodes, own, progress, ps, queue, quickstart, show, submit, train, up, wait};
 
 /// Schedules machine-learning jobs on machines with and without GPUs
 #[derive(Debug, clap::Parser)]
@@ -34,6 +34,8 @@ pub(crate) struct Global {
 /// What is asked for.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Verb {
+    Quickstart(quickstart::Args),
+    Up(up::Args),
     Submit(submit::Args),
     /// Submit a job, show what it prints, and end as it ends
     Run(submit::Args),

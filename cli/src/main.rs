@@ -13,6 +13,7 @@ mod ending;
 mod fail;
 mod follow;
 mod output;
+mod part;
 mod selector;
 mod session;
 mod spec;
@@ -26,7 +27,7 @@ use clap::{CommandFactory as _, Parser as _};
 use args::{Cli, Verb};
 use fail::{BAD_INPUT, Failure};
 use session::Session;
-use verbs::{change, logs, nodes, own, progress, ps, queue, run, show, submit, train, wait};
+use verbs::{change, logs, nodes, own, progress, ps, queue, quickstart, run, show, submit, train, up, wait};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -71,7 +72,9 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Verb::Token => return own::print_token(session),
         Verb::Config => return own::print_config(session),
         Verb::Completions(args) => return own::completions(args, Cli::command()),
-        Verb::Submit(_)
+        Verb::Quickstart(_)
+        | Verb::Up(_)
+        | Verb::Submit(_)
         | Verb::Run(_)
         | Verb::Ps(_)
         | Verb::Show(_)
@@ -89,6 +92,8 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         match &cli.verb {
+            Verb::Quickstart(args) => quickstart::run(format, args).await,
+            Verb::Up(args) => up::run(format, args).await,
             Verb::Submit(args) => submit::run(session, args).await,
             Verb::Run(args) => run::run(session, args).await,
             Verb::Ps(args) => ps::run(session, args).await,

@@ -289,7 +289,11 @@ fn all_faults_are_told_at_once_each_in_its_place() {
 
 #[test]
 fn a_wrong_flag_has_its_caret_on_the_command_line() {
-    bad("", "", &["--gpus", "two", "--env", "SEED", "--device=auto", "--", "python", "train it.py"], &expect![[r#"
+    bad(
+        "",
+        "",
+        &["--gpus", "two", "--env", "SEED", "--device=auto", "--", "python", "train it.py"],
+        &expect![[r#"
         error[bad-value]: `gpus`: `two` is not a number of GPUs
          --> command line:1:16
           |
@@ -310,7 +314,8 @@ fn a_wrong_flag_has_its_caret_on_the_command_line() {
         1 | gangsaw --gpus two --env SEED --device=auto -- python 'train it.py'
           |                                        ^^^^
           hint: list both, best first: resources: [{gpus: 1}, {cpus: 4}]
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
