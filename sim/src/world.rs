@@ -395,7 +395,8 @@ impl World {
         };
         let computed = place(&self.shadow, *now).events;
         let recorded = records.iter().take(1 + usize::try_from(*decisions).unwrap_or(0)).map(|record| &record.event);
-        if recorded.eq(computed.iter()) {
+        let wanted = 1 + usize::try_from(*decisions).unwrap_or(0);
+        if recorded.eq(computed.iter().take(wanted)) {
             return Ok(());
         }
         Err(format!("round {round} is replayed otherwise: {computed:?}"))
