@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 /// Lines that are kept of a run that is read.
-const TAIL_LINES: usize = 250;
+const TAIL_LINES: usize = 30_000;
 /// And how much of a line.
 const LINE_CHARS: usize = 500;
 
