@@ -81,13 +81,9 @@ pub(crate) fn make(
         };
         fill(data, data.image(*row), out, down, right);
     }
-    let labels = rows
-        .iter()
-        .map(|row| u32::from(data.labels[*row as usize]))
-        .collect();
+    let labels = rows.iter().map(|row| u32::from(data.labels[*row as usize])).collect();
     Ok(Batch {
-        images: Tensor::from_vec(images, (rows.len(), height, width, 1), device)?
-            .to_dtype(dtype)?,
+        images: Tensor::from_vec(images, (rows.len(), height, width, 1), device)?.to_dtype(dtype)?,
         labels: Tensor::from_vec::<_, u32>(labels, rows.len(), device)?,
         rows: rows.into(),
     })

@@ -91,28 +91,16 @@ pub(crate) struct Position {
 }
 
 /// Writes a checkpoint below `root` and returns its folder; older ones are pruned.
-pub(crate) fn save(
-    root: &Path,
-    run: Identity<'_>,
-    at: Position,
-    model: &Model,
-    flat: &Flat,
-) -> io::Result<PathBuf> {
+pub(crate) fn save(root: &Path, run: Identity<'_>, at: Position, model: &Model, flat: &Flat) -> io::Result<PathBuf> {
     let folder = root.join(format!("step-{:010}", at.step));
     if folder.exists() {
         remove(&folder)?;
     }
     fs::create_dir_all(&folder)?;
     let mut files = BTreeMap::new();
-    for (name, bytes) in [
-        (WEIGHTS, weights_bytes(model, flat, None)?),
-        (OPTIMIZER, state_bytes(flat)?),
-    ] {
+    for (name, bytes) in [(WEIGHTS, weights_bytes(model, flat, None)?), (OPTIMIZER, state_bytes(flat)?)] {
         durable::write(&folder.join(name), &bytes)?;
-        let seal = Seal {
-            bytes: bytes.len() as u64,
-            sha256: sha256_hex(&bytes),
-        };
+        let seal = Seal { bytes: bytes.len() as u64, sha256: sha256_hex(&bytes) };
         files.insert(name.to_owned(), seal);
     }
     let manifest = Manifest {
@@ -129,20 +117,13 @@ pub(crate) fn save(
         files,
     };
     durable::sync_folder_of(&folder)?;
-    durable::write(
-        &folder.join(MANIFEST),
-        &serde_json::to_vec_pretty(&manifest)?,
-    )?;
+    durable::write(&folder.join(MANIFEST), &serde_json::to_vec_pretty(&manifest)?)?;
     prune(root)?;
     Ok(folder)
 }
 
 /// The parameters by name as a safetensors file, with `note` in its metadata.
-pub(crate) fn weights_bytes(
-    model: &Model,
-    flat: &Flat,
-    note: Option<String>,
-) -> io::Result<Vec<u8>> {
+pub(crate) fn weights_bytes(model: &Model, flat: &Flat, note: Option<String>) -> io::Result<Vec<u8>> {
     let mut rest = flat.param.as_slice();
     let mut tensors = Vec::new();
     for p in &model.params {
@@ -155,10 +136,7 @@ pub(crate) fn weights_bytes(
 
 fn state_bytes(flat: &Flat) -> io::Result<Vec<u8>> {
     let buffer = |name, data: &[f32]| (name, vec![data.len()], little_endian(data));
-    serialize(
-        &[buffer("first", &flat.first), buffer("second", &flat.second)],
-        None,
-    )
+    serialize(&[buffer("first", &flat.first), buffer("second", &flat.second)], None)
 }
 
 fn serialize(tensors: &[(&str, Vec<usize>, Vec<u8>)], note: Option<String>) -> io::Result<Vec<u8>> {
@@ -173,16 +151,11 @@ fn serialize(tensors: &[(&str, Vec<usize>, Vec<u8>)], note: Option<String>) -> i
 }
 
 fn little_endian(values: &[f32]) -> Vec<u8> {
-    values
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .collect()
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
 }
 
 fn from_little_endian(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
-    bytes
-        .chunks_exact(4)
-        .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
 }
 
 /// Removes a checkpoint so that a crash half-way leaves an incomplete one.
@@ -216,36 +189,21 @@ fn newest_first(root: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn step_of(folder: &Path) -> Option<u32> {
-    folder
-        .file_name()?
-        .to_str()?
-        .strip_prefix("step-")?
-        .parse()
-        .ok()
+    folder.file_name()?.to_str()?.strip_prefix("step-")?.parse().ok()
 }
 
 /// Reads a network's parameters from a safetensors file, in the network's order.
 pub(crate) fn load_params(bytes: &[u8], model: &Model) -> Result<Vec<f32>, String> {
     let file = SafeTensors::deserialize(bytes).map_err(|error| error.to_string())?;
     if file.len() != model.params.len() {
-        return Err(format!(
-            "{} tensors for {} parameters",
-            file.len(),
-            model.params.len()
-        ));
+        return Err(format!("{} tensors for {} parameters", file.len(), model.params.len()));
     }
     let mut params = Vec::new();
     for p in &model.params {
-        let tensor = file
-            .tensor(&p.name)
-            .map_err(|_| format!("{} is missing", p.name))?;
+        let tensor = file.tensor(&p.name).map_err(|_| format!("{} is missing", p.name))?;
         if tensor.dtype() != Dtype::F32 || tensor.shape() != p.var.dims() {
             let (dtype, shape) = (tensor.dtype(), tensor.shape());
-            return Err(format!(
-                "{} is {dtype:?} {shape:?} instead of F32 {:?}",
-                p.name,
-                p.var.dims()
-            ));
+            return Err(format!("{} is {dtype:?} {shape:?} instead of F32 {:?}", p.name, p.var.dims()));
         }
         params.extend(from_little_endian(tensor.data()));
     }
@@ -253,17 +211,12 @@ pub(crate) fn load_params(bytes: &[u8], model: &Model) -> Result<Vec<f32>, Strin
 }
 
 /// Sets a network's variables to flat parameters.
-pub(crate) fn set_params(
-    model: &Model,
-    params: &[f32],
-    device: &Device,
-) -> candle_core::Result<()> {
+pub(crate) fn set_params(model: &Model, params: &[f32], device: &Device) -> candle_core::Result<()> {
     let mut rest = params;
     for p in &model.params {
         let (mine, others) = rest.split_at(p.var.elem_count());
         rest = others;
-        p.var
-            .set(&Tensor::from_slice(mine, p.var.dims(), device)?)?;
+        p.var.set(&Tensor::from_slice(mine, p.var.dims(), device)?)?;
     }
     Ok(())
 }

@@ -48,9 +48,7 @@ impl Recipe {
     pub fn about(self) -> &'static str {
         match self {
             Recipe::Mlp => "fully connected layers (hidden) with ReLU",
-            Recipe::Cnn => {
-                "3×3 convolutions (channels) with pooling, then fully connected (hidden)"
-            }
+            Recipe::Cnn => "3×3 convolutions (channels) with pooling, then fully connected (hidden)",
         }
     }
 }
@@ -140,10 +138,7 @@ pub struct Fault {
 
 impl Fault {
     fn new(key: &str, problem: impl Into<String>) -> Fault {
-        Fault {
-            key: key.to_owned(),
-            problem: problem.into(),
-        }
+        Fault { key: key.to_owned(), problem: problem.into() }
     }
 }
 
@@ -212,12 +207,8 @@ impl TrainConfig {
         let mut map: Map<String, Value> = if settings.trim().is_empty() {
             Map::new()
         } else {
-            serde_json::from_str(settings).map_err(|error| {
-                ConfigError(vec![Fault::new(
-                    "settings",
-                    format!("not a JSON object: {error}"),
-                )])
-            })?
+            serde_json::from_str(settings)
+                .map_err(|error| ConfigError(vec![Fault::new("settings", format!("not a JSON object: {error}"))]))?
         };
         match map.get("recipe") {
             Some(given) if given.as_str() != Some(recipe) => {
@@ -270,11 +261,7 @@ impl TryFrom<Map<String, Value>> for TrainConfig {
         let base = TrainConfig::default_of(recipe);
         let config = TrainConfig {
             recipe,
-            data: fields.take(
-                "data",
-                base.data,
-                "\"digits\", {\"idx\": FOLDER} or {\"packed\": FILE}",
-            ),
+            data: fields.take("data", base.data, "\"digits\", {\"idx\": FOLDER} or {\"packed\": FILE}"),
             epochs: fields.whole("epochs", base.epochs, 1..=100_000),
             batch: fields.whole("batch", base.batch, 1..=65_536),
             lr: fields.real("lr", base.lr, 1e-9..=100.0),
@@ -292,18 +279,10 @@ impl TryFrom<Map<String, Value>> for TrainConfig {
             },
             seed: fields.take("seed", base.seed, "a whole number from 0 to 2^64 - 1"),
             target_accuracy: fields.optional_real("target_accuracy", 0.0..=1.0),
-            checkpoint_every: fields.whole(
-                "checkpoint_every",
-                base.checkpoint_every,
-                1..=1_000_000,
-            ),
+            checkpoint_every: fields.whole("checkpoint_every", base.checkpoint_every, 1..=1_000_000),
             requeue_on_stop: fields.take("requeue_on_stop", base.requeue_on_stop, "true or false"),
         };
         let faults = fields.finish();
-        if faults.is_empty() {
-            Ok(config)
-        } else {
-            Err(ConfigError(faults))
-        }
+        if faults.is_empty() { Ok(config) } else { Err(ConfigError(faults)) }
     }
 }

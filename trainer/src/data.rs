@@ -110,13 +110,7 @@ impl Dataset {
     /// Hashes everything that training and testing depend on.
     pub(crate) fn fingerprint(&self) -> String {
         let mut hasher = Sha256::new();
-        let sizes = [
-            self.height,
-            self.width,
-            self.classes,
-            self.labels.len(),
-            self.train.len(),
-        ];
+        let sizes = [self.height, self.width, self.classes, self.labels.len(), self.train.len()];
         for size in sizes {
             hasher.update((size as u64).to_le_bytes());
         }
@@ -137,10 +131,7 @@ impl Dataset {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, DataError> {
-    let failed = |error| DataError::Io {
-        file: path.to_owned(),
-        error,
-    };
+    let failed = |error| DataError::Io { file: path.to_owned(), error };
     let bytes = std::fs::metadata(path).map_err(failed)?.len();
     if bytes > FILE_BYTES_MAX {
         return Err(DataError::Format {
@@ -162,20 +153,11 @@ struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     fn new(file: &'a Path, bytes: &'a [u8]) -> Cursor<'a> {
-        Cursor {
-            file,
-            bytes,
-            offset: 0,
-        }
+        Cursor { file, bytes, offset: 0 }
     }
 
     fn refuse<T>(&self, offset: usize, expected: String, found: String) -> Result<T, DataError> {
-        Err(DataError::Format {
-            file: self.file.to_owned(),
-            offset,
-            expected,
-            found,
-        })
+        Err(DataError::Format { file: self.file.to_owned(), offset, expected, found })
     }
 
     /// Takes the next `count` bytes; `what` names them in a refusal.
@@ -200,20 +182,13 @@ impl<'a> Cursor<'a> {
     fn end(&self) -> Result<(), DataError> {
         match self.bytes.len() - self.offset {
             0 => Ok(()),
-            more => self.refuse(
-                self.offset,
-                "the end of the file".into(),
-                format!("{more} more bytes"),
-            ),
+            more => self.refuse(self.offset, "the end of the file".into(), format!("{more} more bytes")),
         }
     }
 
     /// Refuses the first of `labels` (which began at `start`) that is not below `classes`.
     fn check_labels(&self, labels: &[u8], start: usize, classes: usize) -> Result<(), DataError> {
-        match labels
-            .iter()
-            .position(|label| usize::from(*label) >= classes)
-        {
+        match labels.iter().position(|label| usize::from(*label) >= classes) {
             Some(i) => {
                 let expected = format!("a label below {classes}");
                 self.refuse(start + i, expected, labels[i].to_string())

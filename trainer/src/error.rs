@@ -69,10 +69,7 @@ pub enum TrainError {
 
 impl TrainError {
     pub(crate) fn config(key: &str, problem: String) -> TrainError {
-        TrainError::Config(ConfigError(vec![Fault {
-            key: key.to_owned(),
-            problem,
-        }]))
+        TrainError::Config(ConfigError(vec![Fault { key: key.to_owned(), problem }]))
     }
 
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> TrainError {

@@ -40,9 +40,7 @@ mod task;
 mod train;
 
 pub use candle_core::Device;
-pub use config::{
-    ConfigError, DataSource, Fault, Optimizer, Recipe, RecipeInfo, TrainConfig, recipes,
-};
+pub use config::{ConfigError, DataSource, Fault, Optimizer, Recipe, RecipeInfo, TrainConfig, recipes};
 pub use data::DataError;
 pub use error::TrainError;
 pub use model_file::{Eval, ModelInfo, evaluate};

@@ -38,20 +38,11 @@ pub(crate) struct Param {
 /// One step of the forward pass; numbers are indices of `params`.
 #[derive(Clone, Copy, Debug)]
 enum Layer {
-    Conv {
-        weight: usize,
-        bias: usize,
-        first: bool,
-    },
+    Conv { weight: usize, bias: usize, first: bool },
     Pool,
     Flatten,
     Dropout,
-    Dense {
-        weight: usize,
-        bias: usize,
-        relu: bool,
-        first: bool,
-    },
+    Dense { weight: usize, bias: usize, relu: bool, first: bool },
 }
 
 /// What a forward pass is for.
@@ -125,69 +116,47 @@ impl Plan {
         plan.layers.push(Layer::Dropout);
         plan.dense(inputs, shape.classes, false);
         let elements = |list: &[(String, Vec<usize>)]| -> usize {
-            list.iter()
-                .map(|(_, dims)| dims.iter().product::<usize>())
-                .sum()
+            list.iter().map(|(_, dims)| dims.iter().product::<usize>()).sum()
         };
         match elements(&plan.weights) + elements(&plan.biases) {
-            total if total > PARAMETERS_MAX => Err(format!(
-                "the network has {total} parameters, and at most {PARAMETERS_MAX} are allowed"
-            )),
+            total if total > PARAMETERS_MAX => {
+                Err(format!("the network has {total} parameters, and at most {PARAMETERS_MAX} are allowed"))
+            }
             _ => Ok(plan),
         }
     }
 
     fn parameters(&mut self, kind: &str, weight: Vec<usize>) -> (usize, usize, bool) {
         let index = self.weights.len();
-        self.biases
-            .push((format!("{kind}{index}.bias"), vec![weight[0]]));
+        self.biases.push((format!("{kind}{index}.bias"), vec![weight[0]]));
         self.weights.push((format!("{kind}{index}.weight"), weight));
         (index, index, index == 0)
     }
 
     fn conv(&mut self, inputs: usize, outputs: usize) {
         let (weight, bias, first) = self.parameters("conv", vec![outputs, KERNEL, KERNEL, inputs]);
-        self.layers.push(Layer::Conv {
-            weight,
-            bias,
-            first,
-        });
+        self.layers.push(Layer::Conv { weight, bias, first });
         self.layers.push(Layer::Pool);
     }
 
     fn dense(&mut self, inputs: usize, outputs: usize, relu: bool) {
         let (weight, bias, first) = self.parameters("dense", vec![outputs, inputs]);
-        self.layers.push(Layer::Dense {
-            weight,
-            bias,
-            relu,
-            first,
-        });
+        self.layers.push(Layer::Dense { weight, bias, relu, first });
     }
 }
 
 /// Says why the settings do not fit the data, if they do not.
-pub(crate) fn check(
-    config: &TrainConfig,
-    shape: Shape,
-) -> std::result::Result<(), (&'static str, String)> {
+pub(crate) fn check(config: &TrainConfig, shape: Shape) -> std::result::Result<(), (&'static str, String)> {
     let key = match config.recipe {
         Recipe::Mlp => "hidden",
         Recipe::Cnn => "channels",
     };
-    Plan::new(config, shape)
-        .map(|_| ())
-        .map_err(|problem| (key, problem))
+    Plan::new(config, shape).map(|_| ()).map_err(|problem| (key, problem))
 }
 
 impl Model {
     /// Makes the settings' network with initial values from their seed.
-    pub(crate) fn new(
-        config: &TrainConfig,
-        shape: Shape,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Model> {
+    pub(crate) fn new(config: &TrainConfig, shape: Shape, dtype: DType, device: &Device) -> Result<Model> {
         let plan = Plan::new(config, shape).map_err(candle_core::Error::msg)?;
         let random = Random::new(config.seed);
         let weights = plan.weights.len();
@@ -196,22 +165,11 @@ impl Model {
             let index = u16::try_from(params.len()).map_err(candle_core::Error::wrap)?;
             let values = initial(random, index, &dims);
             let tensor = Tensor::from_vec(values, dims, device)?.to_dtype(dtype)?;
-            params.push(Param {
-                name,
-                var: Var::from_tensor(&tensor)?,
-            });
+            params.push(Param { name, var: Var::from_tensor(&tensor)? });
         }
         // Biases were numbered from zero beside their weights; they lie behind them.
-        let layers = plan
-            .layers
-            .into_iter()
-            .map(|layer| layer.with_biases_at(weights))
-            .collect();
-        Ok(Model {
-            layers,
-            params,
-            weights,
-        })
+        let layers = plan.layers.into_iter().map(|layer| layer.with_biases_at(weights)).collect();
+        Ok(Model { layers, params, weights })
     }
 
     /// Returns \[samples, classes\] logits.
@@ -225,65 +183,26 @@ impl Model {
 
     /// Returns the mean loss of a batch, a scalar.
     pub(crate) fn loss(&self, batch: &Batch, mode: Mode) -> Result<Tensor> {
-        self.forward(batch, mode)?
-            .apply_op2(&batch.labels, CrossEntropy)
+        self.forward(batch, mode)?.apply_op2(&batch.labels, CrossEntropy)
     }
 
     fn apply(&self, layer: Layer, x: Tensor, batch: &Batch, mode: Mode) -> Result<Tensor> {
         let var = |index: usize| self.params[index].var.as_tensor();
         match (layer, mode) {
-            (
-                Layer::Conv {
-                    weight,
-                    bias,
-                    first,
-                },
-                _,
-            ) => {
-                let op = Conv {
-                    stride: 1,
-                    padding: KERNEL / 2,
-                    relu: true,
-                    input_gradient: !first,
-                };
+            (Layer::Conv { weight, bias, first }, _) => {
+                let op = Conv { stride: 1, padding: KERNEL / 2, relu: true, input_gradient: !first };
                 x.apply_op3(var(weight), var(bias), op)
             }
             (Layer::Pool, _) => x.apply_op1(MaxPool::new(2)),
             (Layer::Flatten, _) => x.flatten_from(1),
-            (
-                Layer::Dropout,
-                Mode::Train {
-                    random,
-                    step,
-                    dropout: rate,
-                },
-            ) if rate > 0.0 => {
+            (Layer::Dropout, Mode::Train { random, step, dropout: rate }) if rate > 0.0 => {
                 let samples = batch.rows.clone();
-                x.apply_op1(Dropout {
-                    random,
-                    layer: 0,
-                    step,
-                    samples,
-                    rate,
-                })
+                x.apply_op1(Dropout { random, layer: 0, step, samples, rate })
             }
             (Layer::Dropout, Mode::Train { .. } | Mode::Evaluate) => Ok(x),
-            (
-                Layer::Dense {
-                    weight,
-                    bias,
-                    relu,
-                    first,
-                },
-                _,
-            ) => x.apply_op3(
-                var(weight),
-                var(bias),
-                Dense {
-                    relu,
-                    input_gradient: !first,
-                },
-            ),
+            (Layer::Dense { weight, bias, relu, first }, _) => {
+                x.apply_op3(var(weight), var(bias), Dense { relu, input_gradient: !first })
+            }
         }
     }
 }
@@ -291,26 +210,8 @@ impl Model {
 impl Layer {
     fn with_biases_at(self, start: usize) -> Layer {
         match self {
-            Layer::Conv {
-                weight,
-                bias,
-                first,
-            } => Layer::Conv {
-                weight,
-                bias: start + bias,
-                first,
-            },
-            Layer::Dense {
-                weight,
-                bias,
-                relu,
-                first,
-            } => Layer::Dense {
-                weight,
-                bias: start + bias,
-                relu,
-                first,
-            },
+            Layer::Conv { weight, bias, first } => Layer::Conv { weight, bias: start + bias, first },
+            Layer::Dense { weight, bias, relu, first } => Layer::Dense { weight, bias: start + bias, relu, first },
             Layer::Pool | Layer::Flatten | Layer::Dropout => self,
         }
     }

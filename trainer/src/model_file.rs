@@ -89,12 +89,7 @@ impl Score {
 }
 
 /// Measures a network on `rows`, all of them, the short last batch too.
-pub(crate) fn score(
-    model: &Model,
-    data: &Dataset,
-    rows: &[u32],
-    device: &Device,
-) -> candle_core::Result<Score> {
+pub(crate) fn score(model: &Model, data: &Dataset, rows: &[u32], device: &Device) -> candle_core::Result<Score> {
     let mut score = Score::default();
     for rows in rows.chunks(EVAL_BATCH) {
         let batch = batch::make(data, rows, None, DType::F32, device)?;
@@ -102,8 +97,7 @@ pub(crate) fn score(
         let loss = logits.apply_op2_no_bwd(&batch.labels, &crate::ops::CrossEntropy)?;
         score.loss_sum += f64::from(loss.to_scalar::<f32>()?) * rows.len() as f64;
         let answers = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
-        let right =
-            |(answer, row): &(&u32, &u32)| **answer == u32::from(data.labels[**row as usize]);
+        let right = |(answer, row): &(&u32, &u32)| **answer == u32::from(data.labels[**row as usize]);
         score.correct += answers.iter().zip(rows).filter(right).count();
         score.total += rows.len();
     }
@@ -118,9 +112,7 @@ pub(crate) fn write(
     flat: &Flat,
 ) -> Result<std::path::PathBuf, TrainError> {
     let path = folder.join("model.safetensors");
-    let note = serde_json::to_string(info)
-        .map_err(std::io::Error::other)
-        .map_err(TrainError::io(&path))?;
+    let note = serde_json::to_string(info).map_err(std::io::Error::other).map_err(TrainError::io(&path))?;
     let bytes = weights_bytes(model, flat, Some(note)).map_err(TrainError::io(&path))?;
     durable::write(&path, &bytes).map_err(TrainError::io(&path))?;
     let beside = folder.join("model.json");
@@ -156,23 +148,14 @@ pub(crate) fn info(config: &TrainConfig, data: &Dataset, steps: u32, score: Scor
 /// data cannot be read.
 pub fn evaluate(path: &Path) -> Result<Eval, TrainError> {
     let device = Device::Cpu;
-    let bad = |problem: String| TrainError::Model {
-        path: path.to_owned(),
-        problem,
-    };
+    let bad = |problem: String| TrainError::Model { path: path.to_owned(), problem };
     let bytes = std::fs::read(path).map_err(TrainError::io(path))?;
     let info = read_info(&bytes).map_err(bad)?;
     let data = Dataset::load(&info.config.data)?;
     if data.fingerprint() != info.data_fingerprint {
-        return Err(bad(
-            "the data it was trained on has changed since".to_owned()
-        ));
+        return Err(bad("the data it was trained on has changed since".to_owned()));
     }
-    let shape = Shape {
-        height: info.height,
-        width: info.width,
-        classes: info.classes,
-    };
+    let shape = Shape { height: info.height, width: info.width, classes: info.classes };
     let model = Model::new(&info.config, shape, DType::F32, &device)?;
     let params = load_params(&bytes, &model).map_err(bad)?;
     set_params(&model, &params, &device)?;
@@ -187,22 +170,15 @@ pub fn evaluate(path: &Path) -> Result<Eval, TrainError> {
 }
 
 fn read_info(bytes: &[u8]) -> Result<ModelInfo, String> {
-    let (_, header) = SafeTensors::read_metadata(bytes)
-        .map_err(|error| format!("not a safetensors file: {error}"))?;
-    let note = header
-        .metadata()
-        .as_ref()
-        .and_then(|metadata| metadata.get("gangsaw"));
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| format!("not a safetensors file: {error}"))?;
+    let note = header.metadata().as_ref().and_then(|metadata| metadata.get("gangsaw"));
     let Some(note) = note else {
         return Err("a safetensors file, but not a model of Gangsaw".to_owned());
     };
-    let info: ModelInfo =
-        serde_json::from_str(note).map_err(|error| format!("its metadata is not ours: {error}"))?;
+    let info: ModelInfo = serde_json::from_str(note).map_err(|error| format!("its metadata is not ours: {error}"))?;
     if info.format_version != FORMAT_VERSION {
         let version = info.format_version;
-        return Err(format!(
-            "its format is version {version}, this program reads {FORMAT_VERSION}"
-        ));
+        return Err(format!("its format is version {version}, this program reads {FORMAT_VERSION}"));
     }
     Ok(info)
 }

@@ -90,9 +90,7 @@ fn relu<T: Real>(x: T) -> T {
 fn finish_rows<T: Real>(rows: &mut [T], bias: &[T], clamp: bool) {
     for row in rows.chunks_exact_mut(bias.len()) {
         if clamp {
-            row.iter_mut()
-                .zip(bias)
-                .for_each(|(y, b)| *y = relu(*y + *b));
+            row.iter_mut().zip(bias).for_each(|(y, b)| *y = relu(*y + *b));
         } else {
             row.iter_mut().zip(bias).for_each(|(y, b)| *y += *b);
         }
@@ -121,12 +119,7 @@ impl CustomOp2 for ReluGradient {
         grad: &CpuStorage,
         grad_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        fn typed<T: Real>(
-            y: &CpuStorage,
-            y_layout: &Layout,
-            g: &CpuStorage,
-            g_layout: &Layout,
-        ) -> Result<CpuStorage> {
+        fn typed<T: Real>(y: &CpuStorage, y_layout: &Layout, g: &CpuStorage, g_layout: &Layout) -> Result<CpuStorage> {
             let (y, g) = (elements::<T>(y, y_layout)?, elements::<T>(g, g_layout)?);
             Ok(T::to_cpu_storage_owned(ReluGradient::run(y, g)))
         }
@@ -141,11 +134,7 @@ impl CustomOp2 for ReluGradient {
 /// The gradient with the fused ReLU undone, or the gradient itself without one.
 fn before_relu(clamp: bool, result: &Tensor, grad: &Tensor) -> Result<Tensor> {
     let grad = grad.contiguous()?;
-    if clamp {
-        result.apply_op2_no_bwd(&grad, &ReluGradient)
-    } else {
-        Ok(grad)
-    }
+    if clamp { result.apply_op2_no_bwd(&grad, &ReluGradient) } else { Ok(grad) }
 }
 
 /// Sums the rows of a [rows, columns] gradient: the gradient of a bias.
@@ -169,12 +158,8 @@ impl candle_core::CustomOp1 for BiasGradient {
     fn cpu_fwd(&self, grad: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let columns = last_dim(layout)?;
         let out = match width(self.name(), grad)? {
-            Width::F32 => {
-                CpuStorage::F32(BiasGradient::run(elements::<f32>(grad, layout)?, columns))
-            }
-            Width::F64 => {
-                CpuStorage::F64(BiasGradient::run(elements::<f64>(grad, layout)?, columns))
-            }
+            Width::F32 => CpuStorage::F32(BiasGradient::run(elements::<f32>(grad, layout)?, columns)),
+            Width::F64 => CpuStorage::F64(BiasGradient::run(elements::<f64>(grad, layout)?, columns)),
         };
         Ok((out, columns.into()))
     }

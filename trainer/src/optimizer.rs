@@ -81,18 +81,14 @@ impl Flat {
     pub(crate) fn step(&mut self, step: u64, lr: f64, scale: f32) -> Result<()> {
         match self.kind {
             Optimizer::Adamw => {
-                let hyper = adamw::Hyper {
-                    weight_decay: self.weight_decay,
-                    ..adamw::Hyper::default()
-                };
+                let hyper = adamw::Hyper { weight_decay: self.weight_decay, ..adamw::Hyper::default() };
                 let flat = adamw::Flat {
                     param: &mut self.param,
                     grad: &self.grad,
                     first: &mut self.first,
                     second: &mut self.second,
                 };
-                adamw::reference(flat, self.decayed, &hyper.at(step, lr, scale))
-                    .map_err(candle_core::Error::wrap)
+                adamw::reference(flat, self.decayed, &hyper.at(step, lr, scale)).map_err(candle_core::Error::wrap)
             }
             Optimizer::Sgd => {
                 self.sgd(lr, scale);
@@ -121,8 +117,7 @@ impl Flat {
             if p.var.device().is_cpu() {
                 p.var.inplace_op1(&Fill(mine))?;
             } else {
-                p.var
-                    .set(&Tensor::from_slice(mine, p.var.dims(), p.var.device())?)?;
+                p.var.set(&Tensor::from_slice(mine, p.var.dims(), p.var.device())?)?;
             }
         }
         Ok(())
@@ -157,10 +152,7 @@ impl InplaceOp1 for Fill<'_> {
                 data[start..end].copy_from_slice(self.0);
                 Ok(())
             }
-            (other, _) => bail!(
-                "a parameter is not {} contiguous f32: {other:?}",
-                self.0.len()
-            ),
+            (other, _) => bail!("a parameter is not {} contiguous f32: {other:?}", self.0.len()),
         }
     }
 }
@@ -175,11 +167,7 @@ fn norm(values: &[f32]) -> f64 {
             *lane += f64::from(*x) * f64::from(*x);
         }
     }
-    let rest: f64 = chunks
-        .remainder()
-        .iter()
-        .map(|x| f64::from(*x) * f64::from(*x))
-        .sum();
+    let rest: f64 = chunks.remainder().iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
     (lanes.iter().sum::<f64>() + rest).sqrt()
 }
 

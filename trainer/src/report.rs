@@ -110,27 +110,12 @@ impl Metrics {
     /// Adds a line; the end of an epoch reaches the file at once.
     pub(crate) fn write(&mut self, event: &Progress) -> Result<(), TrainError> {
         let (line, flush) = match event {
-            Progress::Step {
-                step,
-                epoch,
-                loss,
-                lr,
-                samples_per_second,
-                ..
-            } => {
+            Progress::Step { step, epoch, loss, lr, samples_per_second, .. } => {
                 let line = json!({"kind": "step", "step": step, "epoch": epoch, "loss": loss, "lr": lr,
                     "samples_per_second": samples_per_second});
                 (line, false)
             }
-            Progress::Epoch {
-                epoch,
-                step,
-                loss,
-                test_accuracy,
-                validation_accuracy,
-                samples_per_second,
-                ..
-            } => {
+            Progress::Epoch { epoch, step, loss, test_accuracy, validation_accuracy, samples_per_second, .. } => {
                 let mut line = json!({"kind": "epoch", "step": step, "epoch": epoch, "loss": loss,
                     "test_accuracy": test_accuracy, "samples_per_second": samples_per_second});
                 if let Some(accuracy) = validation_accuracy {
@@ -164,11 +149,7 @@ impl Sender {
     pub(crate) fn new(to: PathBuf) -> std::io::Result<Sender> {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
-        Ok(Sender {
-            socket,
-            to,
-            last: None,
-        })
+        Ok(Sender { socket, to, last: None })
     }
 
     /// Sends what the receiver wants of an event; a failure is a lost message.
@@ -176,11 +157,7 @@ impl Sender {
         let Some((message, urgent)) = message(event) else {
             return;
         };
-        if !urgent
-            && self
-                .last
-                .is_some_and(|last| last.elapsed() < DATAGRAM_INTERVAL)
-        {
+        if !urgent && self.last.is_some_and(|last| last.elapsed() < DATAGRAM_INTERVAL) {
             return;
         }
         let text = message.to_string();
@@ -195,50 +172,21 @@ impl Sender {
 /// The datagram for an event, and whether it goes out regardless of the interval.
 fn message(event: &Progress) -> Option<(Value, bool)> {
     match event {
-        Progress::Step {
-            step,
-            steps,
-            epoch,
-            loss,
-            lr,
-            samples_per_second,
-            ..
-        } => {
+        Progress::Step { step, steps, epoch, loss, lr, samples_per_second, .. } => {
             let metrics = json!({"loss": loss, "lr": lr, "samples_per_second": samples_per_second});
-            Some((
-                json!({"step": step, "total": steps, "epoch": epoch, "metrics": metrics}),
-                step == steps,
-            ))
+            Some((json!({"step": step, "total": steps, "epoch": epoch, "metrics": metrics}), step == steps))
         }
-        Progress::Epoch {
-            epoch,
-            step,
-            steps,
-            loss,
-            test_accuracy,
-            validation_accuracy,
-            ..
-        } => {
+        Progress::Epoch { epoch, step, steps, loss, test_accuracy, validation_accuracy, .. } => {
             let mut metrics = json!({"epoch_loss": loss, "test_accuracy": test_accuracy});
             if let Some(accuracy) = validation_accuracy {
                 metrics["validation_accuracy"] = json!(accuracy);
             }
-            Some((
-                json!({"step": step, "total": steps, "epoch": epoch, "metrics": metrics}),
-                true,
-            ))
+            Some((json!({"step": step, "total": steps, "epoch": epoch, "metrics": metrics}), true))
         }
-        Progress::Checkpoint { step, path } => {
-            Some((json!({"step": step, "checkpoint": path}), true))
+        Progress::Checkpoint { step, path } => Some((json!({"step": step, "checkpoint": path}), true)),
+        Progress::Started { steps, resumed_from_step, .. } => {
+            Some((json!({"step": resumed_from_step.unwrap_or(0), "total": steps}), true))
         }
-        Progress::Started {
-            steps,
-            resumed_from_step,
-            ..
-        } => Some((
-            json!({"step": resumed_from_step.unwrap_or(0), "total": steps}),
-            true,
-        )),
         Progress::Note(_) => None,
     }
 }
@@ -246,41 +194,21 @@ fn message(event: &Progress) -> Option<(Value, bool)> {
 /// The line a person reads in the task's log, if the event deserves one.
 pub(crate) fn line(event: &Progress) -> Option<String> {
     match event {
-        Progress::Started {
-            recipe,
-            train_samples,
-            parameters,
-            steps,
-            threads,
-            resumed_from_step,
-            ..
-        } => {
-            let from =
-                resumed_from_step.map_or(String::new(), |step| format!(", resumed at step {step}"));
+        Progress::Started { recipe, train_samples, parameters, steps, threads, resumed_from_step, .. } => {
+            let from = resumed_from_step.map_or(String::new(), |step| format!(", resumed at step {step}"));
             Some(format!(
                 "training {}: {parameters} parameters, {train_samples} samples, {steps} steps, {threads} threads{from}",
                 recipe.name()
             ))
         }
-        Progress::Epoch {
-            epoch,
-            epochs,
-            loss,
-            test_accuracy,
-            validation_accuracy,
-            samples_per_second,
-            ..
-        } => {
-            let validation = validation_accuracy.map_or(String::new(), |accuracy| {
-                format!("  validation {accuracy:.4}")
-            });
+        Progress::Epoch { epoch, epochs, loss, test_accuracy, validation_accuracy, samples_per_second, .. } => {
+            let validation =
+                validation_accuracy.map_or(String::new(), |accuracy| format!("  validation {accuracy:.4}"));
             Some(format!(
                 "epoch {epoch}/{epochs}  loss {loss:.4}  test accuracy {test_accuracy:.4}{validation}  {samples_per_second:.0} samples/s"
             ))
         }
-        Progress::Checkpoint { step, path } => {
-            Some(format!("checkpoint of step {step}: {}", path.display()))
-        }
+        Progress::Checkpoint { step, path } => Some(format!("checkpoint of step {step}: {}", path.display())),
         Progress::Note(text) => Some(format!("note: {text}")),
         Progress::Step { .. } => None,
     }

@@ -61,12 +61,8 @@ const SCHEMA_VERSION: u32 = 1;
 pub fn open_device(name: &str) -> Result<candle_core::Device, TrainError> {
     match name {
         "cpu" => Ok(candle_core::Device::Cpu),
-        "cuda" => Err(TrainError::Device(
-            "this program was built without CUDA".to_owned(),
-        )),
-        other => Err(TrainError::Device(format!(
-            "device {other:?} is neither cpu nor cuda"
-        ))),
+        "cuda" => Err(TrainError::Device("this program was built without CUDA".to_owned())),
+        other => Err(TrainError::Device(format!("device {other:?} is neither cpu nor cuda"))),
     }
 }
 
@@ -90,10 +86,7 @@ pub fn run_from_env(recipe: &str, settings: &str, device: &str) -> i32 {
     let ended = parsed.and_then(|config| run(&config, &dirs, device, &stop));
     let code = match &ended {
         Ok(_) => 0,
-        Err(TrainError::Stopped {
-            checkpoint: Some(_),
-            ..
-        }) if requeue => EXIT_REQUEUE,
+        Err(TrainError::Stopped { checkpoint: Some(_), .. }) if requeue => EXIT_REQUEUE,
         Err(TrainError::Stopped { .. }) if interrupted.load(Ordering::Relaxed) => EXIT_INTERRUPTED,
         Err(error) => error.exit_code(),
     };
@@ -126,17 +119,12 @@ fn dirs_from(variable: impl Fn(&str) -> Option<PathBuf>) -> Dirs {
     }
 }
 
-fn run(
-    config: &TrainConfig,
-    dirs: &Dirs,
-    device: &str,
-    stop: &AtomicBool,
-) -> Result<Summary, TrainError> {
+fn run(config: &TrainConfig, dirs: &Dirs, device: &str, stop: &AtomicBool) -> Result<Summary, TrainError> {
     let device = open_device(device)?;
     let mut sender = match std::env::var_os("GANGSAW_PROGRESS").filter(|path| !path.is_empty()) {
-        Some(path) => Sender::new(path.into())
-            .inspect_err(|error| eprintln!("note: no progress will be sent: {error}"))
-            .ok(),
+        Some(path) => {
+            Sender::new(path.into()).inspect_err(|error| eprintln!("note: no progress will be sent: {error}")).ok()
+        }
         None => None,
     };
     let progress = |event: Progress| {
@@ -156,11 +144,7 @@ fn say(line: &str) {
 }
 
 /// Writes `result.json`: what came out, or why nothing did.
-fn write_result(
-    folder: &Path,
-    ended: &Result<Summary, TrainError>,
-    code: i32,
-) -> std::io::Result<()> {
+fn write_result(folder: &Path, ended: &Result<Summary, TrainError>, code: i32) -> std::io::Result<()> {
     let mut result = match ended {
         Ok(summary) => serde_json::to_value(summary)?,
         Err(TrainError::Stopped { step, checkpoint }) => {
@@ -179,8 +163,5 @@ fn write_result(
         map.insert("exit_code".to_owned(), json!(code));
     }
     std::fs::create_dir_all(folder)?;
-    durable::write(
-        &folder.join("result.json"),
-        &serde_json::to_vec_pretty(&result)?,
-    )
+    durable::write(&folder.join("result.json"), &serde_json::to_vec_pretty(&result)?)
 }

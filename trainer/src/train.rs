@@ -142,27 +142,18 @@ impl<'a, P: FnMut(Progress)> Run<'a, P> {
         data: &'a Dataset,
         progress: P,
     ) -> Result<Run<'a, P>, TrainError> {
-        let shape = Shape {
-            height: data.height,
-            width: data.width,
-            classes: data.classes,
-        };
+        let shape = Shape { height: data.height, width: data.width, classes: data.classes };
         model::check(config, shape).map_err(|(key, problem)| TrainError::config(key, problem))?;
         let (train_rows, validation_rows) = match config.target_accuracy {
             Some(_) => data.validation_split(),
             None => (data.train.clone(), Vec::new()),
         };
-        if train_rows.is_empty() || (config.target_accuracy.is_some() && validation_rows.is_empty())
-        {
-            return Err(TrainError::config(
-                "data",
-                "has too few training rows".to_owned(),
-            ));
+        if train_rows.is_empty() || (config.target_accuracy.is_some() && validation_rows.is_empty()) {
+            return Err(TrainError::config("data", "has too few training rows".to_owned()));
         }
         let steps_per_epoch = train_rows.len().div_ceil(config.batch as usize);
         let steps = steps_per_epoch as u64 * u64::from(config.epochs);
-        let too_many =
-            |_| TrainError::config("epochs", format!("make {steps} steps, more than 2^32"));
+        let too_many = |_| TrainError::config("epochs", format!("make {steps} steps, more than 2^32"));
         let model = Model::new(config, shape, DType::F32, device)?;
         let flat = Flat::new(config, &model)?;
         Ok(Run {
@@ -192,10 +183,7 @@ impl<'a, P: FnMut(Progress)> Run<'a, P> {
         let Some(from) = &self.dirs.resume_from else {
             return Ok(None);
         };
-        let run = Identity {
-            config: self.config,
-            data_fingerprint: &self.fingerprint,
-        };
+        let run = Identity { config: self.config, data_fingerprint: &self.fingerprint };
         let note = |text| (self.progress)(Progress::Note(text));
         self.at = checkpoint::resume(from, run, &self.model, &mut self.flat, note)?;
         Ok((self.at.step > 0).then_some(self.at.step))
@@ -223,9 +211,7 @@ impl<'a, P: FnMut(Progress)> Run<'a, P> {
             if self.at.step.is_multiple_of(self.steps_per_epoch) {
                 self.end_of_epoch()?;
             }
-            if self.at.step.is_multiple_of(self.config.checkpoint_every)
-                && self.at.step < self.steps
-            {
+            if self.at.step.is_multiple_of(self.config.checkpoint_every) && self.at.step < self.steps {
                 self.checkpoint();
             }
         }
@@ -241,27 +227,15 @@ impl<'a, P: FnMut(Progress)> Run<'a, P> {
             self.order = batch::order(random, epoch, &self.train_rows);
         }
         let rows = &self.order[batch::positions(self.order.len(), self.config.batch, in_epoch)];
-        let augment = Augment {
-            random,
-            epoch,
-            shift: self.config.shift,
-        };
+        let augment = Augment { random, epoch, shift: self.config.shift };
         let batch = batch::make(self.data, rows, Some(augment), DType::F32, self.device)?;
-        let mode = Mode::Train {
-            random,
-            step,
-            dropout: self.config.dropout,
-        };
+        let mode = Mode::Train { random, step, dropout: self.config.dropout };
         let loss = self.model.loss(&batch, mode)?;
         let value = self.finite("loss", loss.to_scalar::<f32>()?)?;
         let norm = self.flat.gather(&self.model, &loss.backward()?)?;
         self.finite("gradient norm", norm as f32)?;
         let lr = learning_rate(self.config, step, self.steps);
-        self.flat.step(
-            u64::from(step) + 1,
-            lr,
-            clip_scale(norm, self.config.clip_norm),
-        )?;
+        self.flat.step(u64::from(step) + 1, lr, clip_scale(norm, self.config.clip_norm))?;
         self.flat.scatter(&self.model)?;
         let samples = rows.len();
         self.at.step += 1;
@@ -284,20 +258,11 @@ impl<'a, P: FnMut(Progress)> Run<'a, P> {
         if value.is_finite() {
             return Ok(value);
         }
-        Err(TrainError::NonFinite {
-            what,
-            step: self.at.step + 1,
-            steps: self.steps,
-        })
+        Err(TrainError::NonFinite { what, step: self.at.step + 1, steps: self.steps })
     }
 
     fn score(&self, rows: &[u32]) -> Result<Score, TrainError> {
-        Ok(model_file::score(
-            &self.model,
-            self.data,
-            rows,
-            self.device,
-        )?)
+        Ok(model_file::score(&self.model, self.data, rows, self.device)?)
     }
 
     fn end_of_epoch(&mut self) -> Result<(), TrainError> {
@@ -333,18 +298,12 @@ impl<'a, P: FnMut(Progress)> Run<'a, P> {
 
     /// Writes a checkpoint; a failure is said and the run goes on with the earlier ones.
     fn checkpoint(&mut self) -> Option<PathBuf> {
-        let run = Identity {
-            config: self.config,
-            data_fingerprint: &self.fingerprint,
-        };
+        let run = Identity { config: self.config, data_fingerprint: &self.fingerprint };
         let saved = checkpoint::save(&self.dirs.checkpoint, run, self.at, &self.model, &self.flat);
         let step = self.at.step;
         match saved {
             Ok(path) => {
-                (self.progress)(Progress::Checkpoint {
-                    step,
-                    path: path.clone(),
-                });
+                (self.progress)(Progress::Checkpoint { step, path: path.clone() });
                 Some(path)
             }
             Err(error) => {
@@ -357,10 +316,7 @@ impl<'a, P: FnMut(Progress)> Run<'a, P> {
 
     fn stopped(&mut self) -> TrainError {
         let checkpoint = self.checkpoint();
-        TrainError::Stopped {
-            step: self.at.step,
-            checkpoint,
-        }
+        TrainError::Stopped { step: self.at.step, checkpoint }
     }
 
     fn finish(mut self, resumed: Option<u32>, train_seconds: f64) -> Result<Summary, TrainError> {

@@ -37,21 +37,13 @@ impl Task {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["child", "--exact", "--nocapture", "--test-threads=1"]);
         command.env(SETTINGS, settings).env(DEVICE, device);
-        command
-            .env("RAYON_NUM_THREADS", "1")
-            .env("GANGSAW_OUTPUT_DIR", output);
+        command.env("RAYON_NUM_THREADS", "1").env("GANGSAW_OUTPUT_DIR", output);
         command.env("GANGSAW_CHECKPOINT_DIR", output.join("checkpoints"));
-        command
-            .env_remove("GANGSAW_PROGRESS")
-            .env_remove("GANGSAW_RESUME_FROM");
+        command.env_remove("GANGSAW_PROGRESS").env_remove("GANGSAW_RESUME_FROM");
         if let Some(path) = resume_from {
             command.env("GANGSAW_RESUME_FROM", path);
         }
-        let mut process = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
         Task { process, output }
     }
@@ -61,11 +53,7 @@ impl Task {
         let mut line = String::new();
         while !line.contains(text) {
             line.clear();
-            assert_ne!(
-                self.output.read_line(&mut line).unwrap(),
-                0,
-                "it ended before {text:?}"
-            );
+            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "it ended before {text:?}");
         }
     }
 
@@ -77,12 +65,7 @@ impl Task {
     fn end(mut self) -> (Option<i32>, String, String) {
         let (mut out, mut err) = (String::new(), String::new());
         self.output.read_to_string(&mut out).unwrap();
-        self.process
-            .stderr
-            .take()
-            .unwrap()
-            .read_to_string(&mut err)
-            .unwrap();
+        self.process.stderr.take().unwrap().read_to_string(&mut err).unwrap();
         (self.process.wait().unwrap().code(), out, err)
     }
 }
@@ -103,25 +86,15 @@ fn sigterm_writes_a_checkpoint_and_exits_143_and_the_rest_gives_the_same_model()
     let (code, _, err) = first.end();
     assert_eq!(code, Some(143), "{err}");
     let stopped = result(&folder("first"));
-    assert_eq!(
-        (&stopped["outcome"], &stopped["exit_code"]),
-        (&"stopped".into(), &143.into())
-    );
+    assert_eq!((&stopped["outcome"], &stopped["exit_code"]), (&"stopped".into(), &143.into()));
     let checkpoint = stopped["checkpoint"].as_str().unwrap();
     assert!(Path::new(checkpoint).join("manifest.json").exists());
-    let (code, out, _) =
-        Task::start(LONG, "cpu", &folder("second"), Some(Path::new(checkpoint))).end();
+    let (code, out, _) = Task::start(LONG, "cpu", &folder("second"), Some(Path::new(checkpoint))).end();
     assert_eq!(code, Some(0));
-    assert!(
-        out.contains(&format!("resumed at step {}", stopped["step"])),
-        "{out}"
-    );
+    assert!(out.contains(&format!("resumed at step {}", stopped["step"])), "{out}");
     let model = |name: &str| std::fs::read(folder(name).join("model.safetensors")).unwrap();
     assert_eq!(model("second"), model("whole"));
-    assert_eq!(
-        result(&folder("second"))["test_accuracy"],
-        result(&folder("whole"))["test_accuracy"]
-    );
+    assert_eq!(result(&folder("second"))["test_accuracy"], result(&folder("whole"))["test_accuracy"]);
 }
 
 #[test]
@@ -148,19 +121,15 @@ fn a_run_killed_hard_again_and_again_ends_in_the_same_model() {
 fn a_stop_asks_to_be_started_again_where_the_settings_say_so_and_sigint_exits_130() {
     let root = tempfile::tempdir().unwrap();
     let requeue = LONG.replace('{', r#"{"requeue_on_stop": true, "#);
-    for (name, settings, signal, want) in [
-        ("term", requeue.as_str(), Signal::TERM, 75),
-        ("int", LONG, Signal::INT, 130),
-    ] {
+    for (name, settings, signal, want) in
+        [("term", requeue.as_str(), Signal::TERM, 75), ("int", LONG, Signal::INT, 130)]
+    {
         let mut task = Task::start(settings, "cpu", &root.path().join(name), None);
         task.wait_for("epoch 1/200");
         task.signal(signal);
         let (code, _, err) = task.end();
         assert_eq!(code, Some(want), "{err}");
-        assert!(
-            err.contains("error[stopped]: stopped as asked after step "),
-            "{err}"
-        );
+        assert!(err.contains("error[stopped]: stopped as asked after step "), "{err}");
         assert_eq!(result(&root.path().join(name))["exit_code"], want);
     }
 }
@@ -170,41 +139,17 @@ fn every_refusal_has_its_exit_code_its_word_and_a_result_file() {
     let root = tempfile::tempdir().unwrap();
     let missing = r#"{"data": {"idx": "/nowhere"}}"#;
     let cases = [
-        (
-            r#"{"epoch": 3, "lr": -1}"#,
-            "cpu",
-            2,
-            "bad-settings",
-            "lr: expected a number",
-        ),
-        (
-            r#"{"channels": [4, 4, 4, 4]}"#,
-            "cpu",
-            2,
-            "bad-settings",
-            "channels: 4 blocks",
-        ),
-        (
-            missing,
-            "cpu",
-            65,
-            "bad-data",
-            "/nowhere/train-images-idx3-ubyte",
-        ),
+        (r#"{"epoch": 3, "lr": -1}"#, "cpu", 2, "bad-settings", "lr: expected a number"),
+        (r#"{"channels": [4, 4, 4, 4]}"#, "cpu", 2, "bad-settings", "channels: 4 blocks"),
+        (missing, "cpu", 65, "bad-data", "/nowhere/train-images-idx3-ubyte"),
         ("{}", "cuda", 78, "no-device", "built without CUDA"),
     ];
     for (settings, device, code, reason, words) in cases {
         let (got, _, err) = Task::start(settings, device, root.path(), None).end();
         assert_eq!(got, Some(code), "{settings}: {err}");
-        assert!(
-            err.contains(&format!("error[{reason}]: ")) && err.contains(words),
-            "{err}"
-        );
+        assert!(err.contains(&format!("error[{reason}]: ")) && err.contains(words), "{err}");
         let result = result(root.path());
-        assert_eq!(
-            (&result["outcome"], &result["reason"]),
-            (&"failed".into(), &reason.into())
-        );
+        assert_eq!((&result["outcome"], &result["reason"]), (&"failed".into(), &reason.into()));
         assert!(!root.path().join("model.safetensors").exists());
     }
 }
@@ -220,8 +165,5 @@ fn a_checkpoint_of_other_settings_is_refused() {
     let from = root.path().join("first/checkpoints");
     let (code, _, err) = Task::start(&other, "cpu", &root.path().join("second"), Some(&from)).end();
     assert_eq!(code, Some(2), "{err}");
-    assert!(
-        err.contains("cannot be resumed: lr was 0.004 and is 0.001"),
-        "{err}"
-    );
+    assert!(err.contains("cannot be resumed: lr was 0.004 and is 0.001"), "{err}");
 }

@@ -30,23 +30,11 @@ fn an_unshifted_batch_is_the_data_scaled_to_one() {
     let data = Dataset::load(&DataSource::Digits).unwrap();
     let batch = make(&data, &[3, 1796], None, DType::F32, &Device::Cpu).unwrap();
     assert_eq!(batch.images.dims(), [2, 8, 8, 1]);
-    let values = batch
-        .images
-        .flatten_all()
-        .unwrap()
-        .to_vec1::<f32>()
-        .unwrap();
-    let want = data
-        .image(3)
-        .iter()
-        .chain(data.image(1796))
-        .map(|p| f32::from(*p) / 16.0);
+    let values = batch.images.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let want = data.image(3).iter().chain(data.image(1796)).map(|p| f32::from(*p) / 16.0);
     assert!(values.iter().copied().eq(want));
     let labels = batch.labels.to_vec1::<u32>().unwrap();
-    assert_eq!(
-        labels,
-        [u32::from(data.labels[3]), u32::from(data.labels[1796])]
-    );
+    assert_eq!(labels, [u32::from(data.labels[3]), u32::from(data.labels[1796])]);
 }
 
 #[test]
@@ -57,11 +45,7 @@ fn a_shift_moves_the_image_and_brings_zeros_in() {
     let pixel = |y: usize, x: usize| f32::from(data.image(0)[y * 8 + x]) / 16.0;
     for y in 0..8 {
         for x in 0..8 {
-            let want = if y >= 1 && x + 2 < 8 {
-                pixel(y - 1, x + 2)
-            } else {
-                0.0
-            };
+            let want = if y >= 1 && x + 2 < 8 { pixel(y - 1, x + 2) } else { 0.0 };
             assert_eq!(out[y * 8 + x], want, "at {y}, {x}");
         }
     }
@@ -69,25 +53,13 @@ fn a_shift_moves_the_image_and_brings_zeros_in() {
 
 #[test]
 fn all_shifts_occur_equally_often_and_depend_on_the_epoch() {
-    let augment = |epoch| Augment {
-        random: Random::new(5),
-        epoch,
-        shift: 1,
-    };
+    let augment = |epoch| Augment { random: Random::new(5), epoch, shift: 1 };
     let mut counts = [0; 9];
     for row in 0..9_000 {
         let (down, right) = augment(0).offsets(row);
         counts[((down + 1) * 3 + right + 1) as usize] += 1;
     }
-    assert!(
-        counts.iter().all(|count| (850..1150).contains(count)),
-        "{counts:?}"
-    );
-    let moved = (0..100)
-        .filter(|row| augment(0).offsets(*row) != augment(1).offsets(*row))
-        .count();
-    assert!(
-        moved > 70,
-        "only {moved} of 100 rows move differently in the next epoch"
-    );
+    assert!(counts.iter().all(|count| (850..1150).contains(count)), "{counts:?}");
+    let moved = (0..100).filter(|row| augment(0).offsets(*row) != augment(1).offsets(*row)).count();
+    assert!(moved > 70, "only {moved} of 100 rows move differently in the next epoch");
 }

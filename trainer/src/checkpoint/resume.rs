@@ -12,8 +12,8 @@ use std::path::Path;
 use safetensors::tensor::SafeTensors;
 
 use super::{
-    FORMAT_VERSION, Identity, MANIFEST, Manifest, OPTIMIZER, Position, WEIGHTS, from_little_endian,
-    load_params, newest_first, step_of,
+    FORMAT_VERSION, Identity, MANIFEST, Manifest, OPTIMIZER, Position, WEIGHTS, from_little_endian, load_params,
+    newest_first, step_of,
 };
 use crate::durable::sha256_hex;
 use crate::error::TrainError;
@@ -41,37 +41,21 @@ pub(crate) fn resume(
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(TrainError::io(root)(error)),
     };
-    for folder in folders
-        .into_iter()
-        .filter(|folder| step_of(folder) <= Some(highest))
-    {
+    for folder in folders.into_iter().filter(|folder| step_of(folder) <= Some(highest)) {
         match read(&folder) {
             Ok(read) => {
                 fits(&folder, &read.manifest, run)?;
                 let problem = read.fill(model, flat);
-                problem.map_err(|reason| TrainError::Resume {
-                    path: folder.clone(),
-                    reason,
-                })?;
-                note(format!(
-                    "resuming from {} (step {})",
-                    folder.display(),
-                    read.manifest.step
-                ));
+                problem.map_err(|reason| TrainError::Resume { path: folder.clone(), reason })?;
+                note(format!("resuming from {} (step {})", folder.display(), read.manifest.step));
                 return Ok(read.manifest.position());
             }
             Err(problem) => {
-                note(format!(
-                    "checkpoint {} is passed over: {problem}",
-                    folder.display()
-                ));
+                note(format!("checkpoint {} is passed over: {problem}", folder.display()));
             }
         }
     }
-    note(format!(
-        "{} holds no complete checkpoint: starting from zero",
-        from.display()
-    ));
+    note(format!("{} holds no complete checkpoint: starting from zero", from.display()));
     Ok(Position::default())
 }
 
@@ -101,26 +85,16 @@ fn read(folder: &Path) -> Result<Read, String> {
         }
         Err(error) => return Err(format!("{MANIFEST}: {error}")),
     };
-    let manifest: Manifest =
-        serde_json::from_slice(&text).map_err(|error| format!("{MANIFEST}: {error}"))?;
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| format!("{MANIFEST}: {error}"))?;
     if manifest.format_version != FORMAT_VERSION {
         let version = manifest.format_version;
-        return Err(format!(
-            "its format is version {version}, this program reads {FORMAT_VERSION}"
-        ));
+        return Err(format!("its format is version {version}, this program reads {FORMAT_VERSION}"));
     }
     let file = |name: &str| -> Result<Vec<u8>, String> {
-        let seal = manifest
-            .files
-            .get(name)
-            .ok_or(format!("{MANIFEST} does not list {name}"))?;
+        let seal = manifest.files.get(name).ok_or(format!("{MANIFEST} does not list {name}"))?;
         let bytes = fs::read(folder.join(name)).map_err(|error| format!("{name}: {error}"))?;
         if bytes.len() as u64 != seal.bytes {
-            return Err(format!(
-                "{name} has {} bytes instead of {}",
-                bytes.len(),
-                seal.bytes
-            ));
+            return Err(format!("{name} has {} bytes instead of {}", bytes.len(), seal.bytes));
         }
         if sha256_hex(&bytes) != seal.sha256 {
             return Err(format!("{name} does not match its checksum"));
@@ -128,34 +102,26 @@ fn read(folder: &Path) -> Result<Read, String> {
         Ok(bytes)
     };
     let (weights, state) = (file(WEIGHTS)?, file(OPTIMIZER)?);
-    Ok(Read {
-        manifest,
-        weights,
-        state,
-    })
+    Ok(Read { manifest, weights, state })
 }
 
 /// Refuses a whole checkpoint of another run.
 fn fits(folder: &Path, manifest: &Manifest, run: Identity<'_>) -> Result<(), TrainError> {
-    let mut reasons = run.config.differences(&manifest.config);
-    if manifest.config_hash != run.config.hash() && reasons.is_empty() {
-        reasons.push("the settings have another hash".to_owned());
+    // The hash settles it. Without it the settings are compared one by one, so that a
+    // setting this version added, at its default, is no difference.
+    let mut reasons = Vec::new();
+    if manifest.config_hash != run.config.hash() {
+        reasons = run.config.differences(&manifest.config);
     }
     if manifest.data_fingerprint != run.data_fingerprint {
         let short = |hash: &str| hash.chars().take(12).collect::<String>();
-        let (was, is) = (
-            short(&manifest.data_fingerprint),
-            short(run.data_fingerprint),
-        );
+        let (was, is) = (short(&manifest.data_fingerprint), short(run.data_fingerprint));
         reasons.push(format!("the data's fingerprint was {was}… and is {is}…"));
     }
     if reasons.is_empty() {
         return Ok(());
     }
-    Err(TrainError::Resume {
-        path: folder.to_owned(),
-        reason: reasons.join("; "),
-    })
+    Err(TrainError::Resume { path: folder.to_owned(), reason: reasons.join("; ") })
 }
 
 impl Read {

@@ -12,20 +12,11 @@ use crate::model::Shape;
 fn network(optimizer: Optimizer) -> (TrainConfig, Model, Flat) {
     let mut config = TrainConfig::default_of(Recipe::Mlp);
     (config.hidden, config.optimizer) = (vec![3], optimizer);
-    let shape = Shape {
-        height: 2,
-        width: 3,
-        classes: 4,
-    };
+    let shape = Shape { height: 2, width: 3, classes: 4 };
     let model = Model::new(&config, shape, DType::F32, &Device::Cpu).unwrap();
     let mut flat = Flat::new(&config, &model).unwrap();
     let mut next = 0.1_f32;
-    for x in flat
-        .param
-        .iter_mut()
-        .chain(&mut flat.first)
-        .chain(&mut flat.second)
-    {
+    for x in flat.param.iter_mut().chain(&mut flat.first).chain(&mut flat.second) {
         next = (next * 1.618).fract() + 1e-7;
         *x = next;
     }
@@ -34,19 +25,11 @@ fn network(optimizer: Optimizer) -> (TrainConfig, Model, Flat) {
 }
 
 fn identity(config: &TrainConfig) -> Identity<'_> {
-    Identity {
-        config,
-        data_fingerprint: "0123456789abcdef",
-    }
+    Identity { config, data_fingerprint: "0123456789abcdef" }
 }
 
 fn at(step: u32) -> Position {
-    Position {
-        step,
-        epoch: step / 3,
-        loss_sum: 0.1 + f64::from(step) / 3.0,
-        target_reached: false,
-    }
+    Position { step, epoch: step / 3, loss_sum: 0.1 + f64::from(step) / 3.0, target_reached: false }
 }
 
 fn save_at(root: &Path, step: u32) -> PathBuf {
@@ -58,10 +41,7 @@ fn save_at(root: &Path, step: u32) -> PathBuf {
 fn resume_from(from: &Path) -> (Position, Vec<String>) {
     let (config, model, mut flat) = network(Optimizer::Adamw);
     let mut notes = Vec::new();
-    let position = resume(from, identity(&config), &model, &mut flat, |note| {
-        notes.push(note)
-    })
-    .unwrap();
+    let position = resume(from, identity(&config), &model, &mut flat, |note| notes.push(note)).unwrap();
     let hide = |note: String| note.replace(&format!("{}/", from.display()), "");
     (position, notes.into_iter().map(hide).collect())
 }
@@ -77,11 +57,7 @@ fn weights_state_and_position_come_back_bit_for_bit() {
         let (config, model, flat) = network(optimizer);
         let folder = save(root.path(), identity(&config), at(7), &model, &flat).unwrap();
         assert_eq!(folder, root.path().join("step-0000000007"));
-        let shape = Shape {
-            height: 2,
-            width: 3,
-            classes: 4,
-        };
+        let shape = Shape { height: 2, width: 3, classes: 4 };
         let fresh = Model::new(&config, shape, DType::F32, &Device::Cpu).unwrap();
         let mut loaded = Flat::new(&config, &fresh).unwrap();
         assert_ne!(bits(&loaded.param), bits(&flat.param));
@@ -102,12 +78,7 @@ fn the_last_three_are_kept_and_the_newest_is_resumed() {
         save_at(root.path(), step);
     }
     let kept = newest_first(root.path()).unwrap();
-    assert_eq!(
-        kept.iter()
-            .filter_map(|path| step_of(path))
-            .collect::<Vec<_>>(),
-        [25, 20, 15]
-    );
+    assert_eq!(kept.iter().filter_map(|path| step_of(path)).collect::<Vec<_>>(), [25, 20, 15]);
     let (position, notes) = resume_from(root.path());
     assert_eq!(position, at(25));
     assert_eq!(notes, ["resuming from step-0000000025 (step 25)"]);
@@ -119,18 +90,9 @@ fn the_last_three_are_kept_and_the_newest_is_resumed() {
 fn a_damaged_checkpoint_is_passed_over_for_the_one_before_and_said() {
     type Damage = fn(&Path);
     let cases: [(Damage, &str); 6] = [
-        (
-            |folder| fs::remove_file(folder.join(MANIFEST)).unwrap(),
-            "it is incomplete, manifest.json is missing",
-        ),
-        (
-            |folder| fs::write(folder.join(MANIFEST), "{\"format").unwrap(),
-            "manifest.json: EOF while parsing",
-        ),
-        (
-            |folder| fs::remove_file(folder.join(WEIGHTS)).unwrap(),
-            "weights.safetensors: No such file",
-        ),
+        (|folder| fs::remove_file(folder.join(MANIFEST)).unwrap(), "it is incomplete, manifest.json is missing"),
+        (|folder| fs::write(folder.join(MANIFEST), "{\"format").unwrap(), "manifest.json: EOF while parsing"),
+        (|folder| fs::remove_file(folder.join(WEIGHTS)).unwrap(), "weights.safetensors: No such file"),
         (
             |folder| {
                 let path = folder.join(OPTIMIZER);
@@ -152,11 +114,7 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before_and_said() {
             |folder| {
                 let path = folder.join(MANIFEST);
                 let text = fs::read_to_string(&path).unwrap();
-                fs::write(
-                    &path,
-                    text.replace("\"format_version\": 1", "\"format_version\": 2"),
-                )
-                .unwrap();
+                fs::write(&path, text.replace("\"format_version\": 1", "\"format_version\": 2")).unwrap();
             },
             "its format is version 2, this program reads 1",
         ),
@@ -168,11 +126,7 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before_and_said() {
         let (position, notes) = resume_from(root.path());
         assert_eq!(position, at(10), "{want}");
         let said = format!("step-0000000020 is passed over: {want}");
-        assert!(
-            notes[0].contains(&said),
-            "{:?} should contain {said:?}",
-            notes[0]
-        );
+        assert!(notes[0].contains(&said), "{:?} should contain {said:?}", notes[0]);
         assert_eq!(notes[1], "resuming from step-0000000010 (step 10)");
     }
 }
@@ -182,10 +136,7 @@ fn without_a_usable_checkpoint_the_run_starts_from_zero_and_says_so() {
     let root = tempfile::tempdir().unwrap();
     let (position, notes) = resume_from(root.path());
     assert_eq!(position, Position::default());
-    assert!(
-        notes[0].ends_with("holds no complete checkpoint: starting from zero"),
-        "{notes:?}"
-    );
+    assert!(notes[0].ends_with("holds no complete checkpoint: starting from zero"), "{notes:?}");
     let (position, notes) = resume_from(&root.path().join("gone"));
     assert_eq!((position, notes.len()), (Position::default(), 1));
     fs::remove_file(save_at(root.path(), 3).join(MANIFEST)).unwrap();
@@ -200,35 +151,18 @@ fn a_whole_checkpoint_of_another_run_is_refused_with_what_differs() {
     let refusal = |change: fn(&mut TrainConfig), fingerprint: &str| {
         let (mut config, model, mut flat) = network(Optimizer::Adamw);
         change(&mut config);
-        let run = Identity {
-            config: &config,
-            data_fingerprint: fingerprint,
-        };
+        let run = Identity { config: &config, data_fingerprint: fingerprint };
         let before = bits(&flat.param);
         let error = resume(root.path(), run, &model, &mut flat, |_| ()).unwrap_err();
         assert_eq!(bits(&flat.param), before);
-        error
-            .to_string()
-            .split_once("cannot be resumed: ")
-            .unwrap()
-            .1
-            .to_owned()
+        error.to_string().split_once("cannot be resumed: ").unwrap().1.to_owned()
     };
     let same = "0123456789abcdef";
-    assert_eq!(
-        refusal(|config| config.lr = 0.5, same),
-        "lr was 0.002 and is 0.5"
-    );
-    assert_eq!(
-        refusal(|config| config.seed = 9, same),
-        "seed was 0 and is 9"
-    );
+    assert_eq!(refusal(|config| config.lr = 0.5, same), "lr was 0.002 and is 0.5");
+    assert_eq!(refusal(|config| config.seed = 9, same), "seed was 0 and is 9");
     assert_eq!(
         refusal(|config| (config.epochs, config.batch) = (3, 7), same),
         "epochs was 25 and is 3; batch was 64 and is 7"
     );
-    assert_eq!(
-        refusal(|_| (), "fedcba9876543210"),
-        "the data's fingerprint was 0123456789ab… and is fedcba987654…"
-    );
+    assert_eq!(refusal(|_| (), "fedcba9876543210"), "the data's fingerprint was 0123456789ab… and is fedcba987654…");
 }

@@ -20,11 +20,7 @@ pub(super) struct Fields {
 
 impl Fields {
     pub(super) fn new(map: Map<String, Value>) -> Fields {
-        Fields {
-            map,
-            known: Vec::new(),
-            faults: Vec::new(),
-        }
+        Fields { map, known: Vec::new(), faults: Vec::new() }
     }
 
     fn fault(&mut self, key: &str, problem: String) {
@@ -39,9 +35,7 @@ impl Fields {
     /// The recipe, or a fault that lists what there is.
     pub(super) fn recipe(&mut self) -> Option<Recipe> {
         let given = self.remove("recipe").unwrap_or(Value::Null);
-        let found = Recipe::ALL
-            .into_iter()
-            .find(|recipe| given == recipe.name());
+        let found = Recipe::ALL.into_iter().find(|recipe| given == recipe.name());
         if found.is_none() {
             let names = Recipe::ALL.map(Recipe::name).join(", ");
             self.fault("recipe", format!("{given} is none of: {names}"));
@@ -50,12 +44,7 @@ impl Fields {
     }
 
     /// A value of any type; `expected` completes "expected …".
-    pub(super) fn take<T: DeserializeOwned>(
-        &mut self,
-        key: &'static str,
-        default: T,
-        expected: &str,
-    ) -> T {
+    pub(super) fn take<T: DeserializeOwned>(&mut self, key: &'static str, default: T, expected: &str) -> T {
         let Some(value) = self.remove(key) else {
             return default;
         };
@@ -66,13 +55,7 @@ impl Fields {
         })
     }
 
-    fn ranged<T>(
-        &mut self,
-        key: &'static str,
-        default: T,
-        range: RangeInclusive<T>,
-        kind: &str,
-    ) -> T
+    fn ranged<T>(&mut self, key: &'static str, default: T, range: RangeInclusive<T>, kind: &str) -> T
     where
         T: DeserializeOwned + PartialOrd + Display + Copy,
     {
@@ -86,31 +69,17 @@ impl Fields {
     }
 
     /// A whole number in a range.
-    pub(super) fn whole(
-        &mut self,
-        key: &'static str,
-        default: u32,
-        range: RangeInclusive<u32>,
-    ) -> u32 {
+    pub(super) fn whole(&mut self, key: &'static str, default: u32, range: RangeInclusive<u32>) -> u32 {
         self.ranged(key, default, range, "a whole number")
     }
 
     /// A number in a range.
-    pub(super) fn real(
-        &mut self,
-        key: &'static str,
-        default: f64,
-        range: RangeInclusive<f64>,
-    ) -> f64 {
+    pub(super) fn real(&mut self, key: &'static str, default: f64, range: RangeInclusive<f64>) -> f64 {
         self.ranged(key, default, range, "a number")
     }
 
     /// A number in a range, or null or absent.
-    pub(super) fn optional_real(
-        &mut self,
-        key: &'static str,
-        range: RangeInclusive<f64>,
-    ) -> Option<f64> {
+    pub(super) fn optional_real(&mut self, key: &'static str, range: RangeInclusive<f64>) -> Option<f64> {
         match self.map.get(key) {
             None | Some(Value::Null) => {
                 self.remove(key);
@@ -125,23 +94,14 @@ impl Fields {
         let expected = format!("a list of up to {LAYERS_MAX} whole numbers from 1 to {max}");
         let sizes = self.take(key, default, &expected);
         if sizes.len() > LAYERS_MAX || sizes.iter().any(|size| !(1..=max).contains(size)) {
-            self.fault(
-                key,
-                format!(
-                    "expected {expected}, found {}",
-                    shorten(&sizes.clone().into())
-                ),
-            );
+            self.fault(key, format!("expected {expected}, found {}", shorten(&sizes.clone().into())));
         }
         sizes
     }
 
     /// A key this recipe does not have; an empty list is the same as absent.
     pub(super) fn absent(&mut self, key: &'static str, default: Vec<u32>) -> Vec<u32> {
-        if self
-            .remove(key)
-            .is_some_and(|value| value != Value::Array(Vec::new()))
-        {
+        if self.remove(key).is_some_and(|value| value != Value::Array(Vec::new())) {
             self.fault(key, "is not a setting of this recipe".to_owned());
         }
         default

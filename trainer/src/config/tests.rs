@@ -5,12 +5,7 @@
 use super::*;
 
 fn faults(recipe: &str, settings: &str) -> Vec<String> {
-    TrainConfig::parse(recipe, settings)
-        .unwrap_err()
-        .0
-        .iter()
-        .map(ToString::to_string)
-        .collect()
+    TrainConfig::parse(recipe, settings).unwrap_err().0.iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -21,13 +16,7 @@ fn no_settings_mean_the_recipes_defaults() {
             assert_eq!(TrainConfig::parse(recipe.name(), text).unwrap(), want);
         }
     }
-    assert_eq!(
-        recipes()
-            .iter()
-            .map(|recipe| recipe.name)
-            .collect::<Vec<_>>(),
-        ["mlp", "cnn"]
-    );
+    assert_eq!(recipes().iter().map(|recipe| recipe.name).collect::<Vec<_>>(), ["mlp", "cnn"]);
 }
 
 #[test]
@@ -69,27 +58,15 @@ fn every_fault_is_told_at_once_with_its_key() {
 
 #[test]
 fn an_unknown_recipe_is_answered_with_the_known_ones() {
-    assert_eq!(
-        faults("resnet", ""),
-        [r#"recipe: "resnet" is none of: mlp, cnn"#]
-    );
-    assert_eq!(
-        faults("cnn", r#"{"recipe": "mlp"}"#),
-        [r#"recipe: is "mlp" in the settings and "cnn" by name"#]
-    );
-    assert_eq!(
-        faults("mlp", r#"{"channels": [8]}"#),
-        ["channels: is not a setting of this recipe"]
-    );
+    assert_eq!(faults("resnet", ""), [r#"recipe: "resnet" is none of: mlp, cnn"#]);
+    assert_eq!(faults("cnn", r#"{"recipe": "mlp"}"#), [r#"recipe: is "mlp" in the settings and "cnn" by name"#]);
+    assert_eq!(faults("mlp", r#"{"channels": [8]}"#), ["channels: is not a setting of this recipe"]);
     assert!(faults("cnn", "[1]")[0].starts_with("settings: not a JSON object: "));
 }
 
 #[test]
 fn a_long_value_is_shortened_in_its_message() {
-    let fault = &faults(
-        "cnn",
-        &format!(r#"{{"optimizer": "{}"}}"#, "x".repeat(10_000)),
-    )[0];
+    let fault = &faults("cnn", &format!(r#"{{"optimizer": "{}"}}"#, "x".repeat(10_000)))[0];
     assert!(fault.len() < 150, "{fault}");
 }
 
@@ -97,24 +74,12 @@ fn a_long_value_is_shortened_in_its_message() {
 fn the_hash_covers_what_decides_the_result_and_nothing_else() {
     let base = TrainConfig::default_of(Recipe::Cnn);
     let with = |settings: &str| TrainConfig::parse("cnn", settings).unwrap();
-    for settings in [
-        r#"{"checkpoint_every": 7}"#,
-        r#"{"requeue_on_stop": true}"#,
-        r#"{"data": {"idx": "/d"}}"#,
-    ] {
+    for settings in [r#"{"checkpoint_every": 7}"#, r#"{"requeue_on_stop": true}"#, r#"{"data": {"idx": "/d"}}"#] {
         assert_eq!(with(settings).hash(), base.hash(), "{settings}");
         assert!(with(settings).differences(&base).is_empty());
     }
-    for settings in [
-        r#"{"lr": 0.5}"#,
-        r#"{"seed": 1}"#,
-        r#"{"epochs": 3}"#,
-        r#"{"hidden": [1]}"#,
-    ] {
+    for settings in [r#"{"lr": 0.5}"#, r#"{"seed": 1}"#, r#"{"epochs": 3}"#, r#"{"hidden": [1]}"#] {
         assert_ne!(with(settings).hash(), base.hash(), "{settings}");
     }
-    assert_eq!(
-        with(r#"{"lr": 0.5}"#).differences(&base),
-        ["lr was 0.004 and is 0.5"]
-    );
+    assert_eq!(with(r#"{"lr": 0.5}"#).differences(&base), ["lr was 0.004 and is 0.5"]);
 }

@@ -21,12 +21,8 @@ pub(super) fn read_folder(folder: &Path) -> Result<Dataset, DataError> {
     let (more_pixels, more_labels, _) = read_pair(folder, "t10k", Some(shape))?;
     pixels.extend(more_pixels);
     labels.extend(more_labels);
-    let classes = labels
-        .iter()
-        .max()
-        .map_or(1, |label| usize::from(*label) + 1);
-    let rows =
-        |range: std::ops::Range<usize>| range.filter_map(|i| u32::try_from(i).ok()).collect();
+    let classes = labels.iter().max().map_or(1, |label| usize::from(*label) + 1);
+    let rows = |range: std::ops::Range<usize>| range.filter_map(|i| u32::try_from(i).ok()).collect();
     Ok(Dataset {
         height: shape[0],
         width: shape[1],
@@ -56,11 +52,7 @@ fn read_pair(folder: &Path, name: &str, shape: Option<[usize; 2]>) -> Result<Pai
     let mut cursor = Cursor::new(&file, &bytes);
     let [labelled] = header::<1>(&mut cursor, "labels (count)")?;
     if labelled != count {
-        return cursor.refuse(
-            4,
-            format!("{count} labels, as there are images"),
-            labelled.to_string(),
-        );
+        return cursor.refuse(4, format!("{count} labels, as there are images"), labelled.to_string());
     }
     let labels = cursor.take(count, "labels")?.to_vec();
     cursor.end()?;

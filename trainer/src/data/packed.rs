@@ -29,11 +29,7 @@ pub(super) fn read(file: &Path, bytes: &[u8]) -> Result<Dataset, DataError> {
     let magic: [u8; 8] = cursor.array("the format's mark")?;
     if magic != MAGIC {
         let expected = format!("the mark {:?}", MAGIC.escape_ascii().to_string());
-        return cursor.refuse(
-            0,
-            expected,
-            format!("{:?}", magic.escape_ascii().to_string()),
-        );
+        return cursor.refuse(0, expected, format!("{:?}", magic.escape_ascii().to_string()));
     }
     let count = u32::from_le_bytes(cursor.array("the number of images")?) as usize;
     let height = usize::from(u16::from_le_bytes(cursor.array("the height")?));
@@ -50,34 +46,17 @@ pub(super) fn read(file: &Path, bytes: &[u8]) -> Result<Dataset, DataError> {
     let packed = cursor.take((pixels * usize::from(bits)).div_ceil(8), "pixels")?;
     cursor.end()?;
     if found != crc {
-        return cursor.refuse(
-            20,
-            format!("the checksum {found:08x} of the rest"),
-            format!("{crc:08x}"),
-        );
+        return cursor.refuse(20, format!("the checksum {found:08x} of the rest"), format!("{crc:08x}"));
     }
     cursor.check_labels(labels, body, classes)?;
     let pixels = unpack(packed, pixels, bits);
     if let Some(i) = pixels.iter().position(|pixel| *pixel > white) {
         let at = packed_at + i * usize::from(bits) / 8;
-        return cursor.refuse(
-            at,
-            format!("a pixel of at most {white}"),
-            pixels[i].to_string(),
-        );
+        return cursor.refuse(at, format!("a pixel of at most {white}"), pixels[i].to_string());
     }
     let labels = labels.to_vec();
     let (train, test) = (Vec::new(), Vec::new());
-    let set = Dataset {
-        height,
-        width,
-        classes,
-        white,
-        pixels,
-        labels,
-        train,
-        test,
-    };
+    let set = Dataset { height, width, classes, white, pixels, labels, train, test };
     Ok(set.split_by_index())
 }
 
@@ -89,12 +68,7 @@ pub(super) fn checksum(bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-fn check_header(
-    cursor: &Cursor<'_>,
-    sizes: [usize; 4],
-    white: u8,
-    bits: u8,
-) -> Result<(), DataError> {
+fn check_header(cursor: &Cursor<'_>, sizes: [usize; 4], white: u8, bits: u8) -> Result<(), DataError> {
     let names = ["number of images", "height", "width", "number of classes"];
     for (i, (size, name)) in sizes.into_iter().zip(names).enumerate() {
         if size == 0 {

@@ -12,19 +12,8 @@ fn trained() -> (tempfile::TempDir, crate::train::Summary) {
     let folder = tempfile::tempdir().unwrap();
     let config = TrainConfig::parse("mlp", r#"{"epochs": 2, "hidden": [16], "seed": 3}"#).unwrap();
     let output = folder.path().to_owned();
-    let dirs = Dirs {
-        checkpoint: output.join("checkpoints"),
-        output,
-        resume_from: None,
-    };
-    let summary = train(
-        &config,
-        &dirs,
-        &Device::Cpu,
-        |_| (),
-        &AtomicBool::new(false),
-    )
-    .unwrap();
+    let dirs = Dirs { checkpoint: output.join("checkpoints"), output, resume_from: None };
+    let summary = train(&config, &dirs, &Device::Cpu, |_| (), &AtomicBool::new(false)).unwrap();
     (folder, summary)
 }
 
@@ -35,21 +24,12 @@ fn the_file_moved_alone_gives_the_same_accuracy_again() {
     let path = other.path().join("renamed.safetensors");
     std::fs::copy(&summary.model_path, &path).unwrap();
     let eval = evaluate(&path).unwrap();
-    assert_eq!(
-        eval.test_accuracy.to_bits(),
-        summary.test_accuracy.to_bits()
-    );
-    assert_eq!(
-        (eval.test_correct, eval.test_total),
-        (summary.test_correct, 359)
-    );
+    assert_eq!(eval.test_accuracy.to_bits(), summary.test_accuracy.to_bits());
+    assert_eq!((eval.test_correct, eval.test_total), (summary.test_correct, 359));
     assert_eq!(eval.model.config.seed, 3);
     assert_eq!(eval.model.steps, summary.steps);
     let beside = std::fs::read(summary.model_path.with_file_name("model.json")).unwrap();
-    assert_eq!(
-        serde_json::from_slice::<ModelInfo>(&beside).unwrap(),
-        eval.model
-    );
+    assert_eq!(serde_json::from_slice::<ModelInfo>(&beside).unwrap(), eval.model);
 }
 
 #[test]
@@ -72,37 +52,20 @@ fn what_is_no_model_is_refused_with_the_reason() {
     let whole = std::fs::read(&summary.model_path).unwrap();
     assert!(refusal(b"").starts_with("not a safetensors file: "));
     assert!(refusal(&whole[..whole.len() - 9]).starts_with("not a safetensors file: "));
-    let foreign = safetensors::serialize(
-        Vec::<(String, safetensors::tensor::TensorView)>::new(),
-        None,
-    );
-    assert_eq!(
-        refusal(&foreign.unwrap()),
-        "a safetensors file, but not a model of Gangsaw"
-    );
+    let foreign = safetensors::serialize(Vec::<(String, safetensors::tensor::TensorView)>::new(), None);
+    assert_eq!(refusal(&foreign.unwrap()), "a safetensors file, but not a model of Gangsaw");
     let replace = |from: &str, to: &str| {
         assert_eq!(from.len(), to.len());
-        let at = whole
-            .windows(from.len())
-            .position(|window| window == from.as_bytes())
-            .unwrap();
+        let at = whole.windows(from.len()).position(|window| window == from.as_bytes()).unwrap();
         let mut bytes = whole.clone();
         bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
         bytes
     };
     let newer = replace(r#"\"format_version\":1"#, r#"\"format_version\":9"#);
-    assert_eq!(
-        refusal(&newer),
-        "its format is version 9, this program reads 1"
-    );
-    let print = crate::data::Dataset::load(&crate::config::DataSource::Digits)
-        .unwrap()
-        .fingerprint();
+    assert_eq!(refusal(&newer), "its format is version 9, this program reads 1");
+    let print = crate::data::Dataset::load(&crate::config::DataSource::Digits).unwrap().fingerprint();
     let other = replace(&print, &"0".repeat(64));
-    assert_eq!(
-        refusal(&other),
-        "the data it was trained on has changed since"
-    );
+    assert_eq!(refusal(&other), "the data it was trained on has changed since");
     let renamed = replace("dense0.bias", "dense9.bias");
     assert_eq!(refusal(&renamed), "dense0.bias is missing");
     let gone = evaluate(&folder.path().join("gone")).unwrap_err();

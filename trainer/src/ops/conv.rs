@@ -79,16 +79,7 @@ impl Conv {
         }
         let out_height = (tall - kernel) / self.stride + 1;
         let out_width = (wide - kernel) / self.stride + 1;
-        Ok(Sizes {
-            batch,
-            height,
-            width,
-            channels,
-            outputs,
-            kernel,
-            out_height,
-            out_width,
-        })
+        Ok(Sizes { batch, height, width, channels, outputs, kernel, out_height, out_width })
     }
 
     /// Calls `visit(patch offset, image offset, length)` for each contiguous run that
@@ -122,10 +113,7 @@ impl Conv {
     /// Fills `patches` from the samples of `x`; what is padding must be zero already.
     fn gather<T: Real>(&self, s: &Sizes, x: &[T], patches: &mut [T]) {
         let size = s.out_height * s.out_width * s.patch();
-        for (image, patches) in x
-            .chunks_exact(s.sample_in())
-            .zip(patches.chunks_exact_mut(size))
-        {
+        for (image, patches) in x.chunks_exact(s.sample_in()).zip(patches.chunks_exact_mut(size)) {
             self.runs(s, |at, from, length| {
                 let (to, from) = (&mut patches[at..at + length], &image[from..from + length]);
                 to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
@@ -136,10 +124,7 @@ impl Conv {
     /// Adds each patch element to the input element it came from.
     fn scatter<T: Real>(&self, s: &Sizes, patches: &[T], x: &mut [T]) {
         let size = s.out_height * s.out_width * s.patch();
-        for (image, patches) in x
-            .chunks_exact_mut(s.sample_in())
-            .zip(patches.chunks_exact(size))
-        {
+        for (image, patches) in x.chunks_exact_mut(s.sample_in()).zip(patches.chunks_exact(size)) {
             self.runs(s, |at, to, length| {
                 let (from, to) = (&patches[at..at + length], &mut image[to..to + length]);
                 to.iter_mut().zip(from).for_each(|(to, from)| *to += *from);
@@ -162,13 +147,7 @@ impl Conv {
             let from = i * samples * s.sample_in();
             let count = out.len() / s.sample_out() * s.sample_in();
             let patches = self.patches(s, &x[from..from + count]);
-            multiply(
-                out,
-                Matrix::new(&patches, s.patch()),
-                weights,
-                false,
-                Threads::One,
-            );
+            multiply(out, Matrix::new(&patches, s.patch()), weights, false, Threads::One);
             finish_rows(out, b, self.relu);
         });
         out
@@ -197,13 +176,7 @@ impl Conv {
             let patches = self.patches(s, &x[first * s.sample_in()..last * s.sample_in()]);
             let grad = &grad[first * s.sample_out()..last * s.sample_out()];
             let grad = Matrix::new(grad, s.outputs).transpose();
-            multiply(
-                out,
-                grad,
-                Matrix::new(&patches, s.patch()),
-                false,
-                Threads::One,
-            );
+            multiply(out, grad, Matrix::new(&patches, s.patch()), false, Threads::One);
         })
     }
 }
@@ -252,23 +225,10 @@ impl CustomOp3 for Conv {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = before_relu(self.relu, result, grad)?;
-        let gradient = |of| Gradient {
-            conv: *self,
-            of,
-            x: x.dims().to_vec(),
-            w: w.dims().to_vec(),
-        };
-        let of_x = if self.input_gradient {
-            Some(grad.apply_op2_no_bwd(w, &gradient(Of::Input))?)
-        } else {
-            None
-        };
+        let gradient = |of| Gradient { conv: *self, of, x: x.dims().to_vec(), w: w.dims().to_vec() };
+        let of_x = if self.input_gradient { Some(grad.apply_op2_no_bwd(w, &gradient(Of::Input))?) } else { None };
         let of_w = grad.apply_op2_no_bwd(x, &gradient(Of::Weights))?;
-        Ok((
-            of_x,
-            Some(of_w),
-            Some(grad.apply_op1_no_bwd(&BiasGradient)?),
-        ))
+        Ok((of_x, Some(of_w), Some(grad.apply_op1_no_bwd(&BiasGradient)?)))
     }
 }
 
@@ -310,12 +270,8 @@ impl CustomOp2 for Gradient {
         other_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let out = match width(self.name(), grad)? {
-            Width::F32 => CpuStorage::F32(
-                self.run(elements(grad, grad_layout)?, elements(other, other_layout)?)?,
-            ),
-            Width::F64 => CpuStorage::F64(
-                self.run(elements(grad, grad_layout)?, elements(other, other_layout)?)?,
-            ),
+            Width::F32 => CpuStorage::F32(self.run(elements(grad, grad_layout)?, elements(other, other_layout)?)?),
+            Width::F64 => CpuStorage::F64(self.run(elements(grad, grad_layout)?, elements(other, other_layout)?)?),
         };
         let shape = match self.of {
             Of::Input => self.x.as_slice(),

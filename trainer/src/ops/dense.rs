@@ -82,26 +82,12 @@ impl CustomOp3 for Dense {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = before_relu(self.relu, result, grad)?;
         let of_x = if self.input_gradient {
-            Some(grad.apply_op2_no_bwd(
-                w,
-                &Product {
-                    transpose_left: false,
-                },
-            )?)
+            Some(grad.apply_op2_no_bwd(w, &Product { transpose_left: false })?)
         } else {
             None
         };
-        let of_w = grad.apply_op2_no_bwd(
-            x,
-            &Product {
-                transpose_left: true,
-            },
-        )?;
-        Ok((
-            of_x,
-            Some(of_w),
-            Some(grad.apply_op1_no_bwd(&BiasGradient)?),
-        ))
+        let of_w = grad.apply_op2_no_bwd(x, &Product { transpose_left: true })?;
+        Ok((of_x, Some(of_w), Some(grad.apply_op1_no_bwd(&BiasGradient)?)))
     }
 }
 
@@ -112,11 +98,7 @@ struct Product {
 
 impl Product {
     fn run<T: Real>(&self, left: Matrix<'_, T>, right: Matrix<'_, T>, out: usize) -> Vec<T> {
-        let left = if self.transpose_left {
-            left.transpose()
-        } else {
-            left
-        };
+        let left = if self.transpose_left { left.transpose() } else { left };
         let mut product = vec![T::zero(); out];
         multiply(&mut product, left, right, false, Threads::Pool);
         product
@@ -136,11 +118,7 @@ impl CustomOp2 for Product {
         b_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (a_columns, b_columns) = (last_dim(a_layout)?, last_dim(b_layout)?);
-        let rows = if self.transpose_left {
-            a_columns
-        } else {
-            a_layout.dims()[0]
-        };
+        let rows = if self.transpose_left { a_columns } else { a_layout.dims()[0] };
         let size = rows * b_columns;
         let out = match width(self.name(), a)? {
             Width::F32 => {

@@ -30,11 +30,7 @@ pub(crate) struct Dropout {
 impl Dropout {
     fn run<T: Real>(&self, x: &[T]) -> Result<Vec<T>> {
         if self.samples.is_empty() || !x.len().is_multiple_of(self.samples.len()) {
-            bail!(
-                "dropout: {} samples for {} elements",
-                self.samples.len(),
-                x.len()
-            )
+            bail!("dropout: {} samples for {} elements", self.samples.len(), x.len())
         }
         let kept = T::from_f64(1.0 / (1.0 - self.rate));
         let mut out = vec![T::zero(); x.len()];

@@ -15,9 +15,7 @@ pub(crate) struct CrossEntropy;
 
 /// The softmax of one row, written to `out`; returns log Σ exp of the row.
 fn softmax<T: Real>(row: &[T], out: &mut [T]) -> f64 {
-    let top = row
-        .iter()
-        .fold(row[0], |top, x| if *x > top { *x } else { top });
+    let top = row.iter().fold(row[0], |top, x| if *x > top { *x } else { top });
     let mut sum = T::zero();
     for (out, x) in out.iter_mut().zip(row) {
         *out = (*x - top).exp();
@@ -49,9 +47,7 @@ fn forward<T: Real>(logits: &[T], labels: &[u32], classes: usize) -> T {
 fn backward<T: Real>(logits: &[T], labels: &[u32], classes: usize, grad: T) -> Vec<T> {
     let scale = grad / T::from_f64(labels.len() as f64);
     let mut out = vec![T::zero(); logits.len()];
-    let rows = logits
-        .chunks_exact(classes)
-        .zip(out.chunks_exact_mut(classes));
+    let rows = logits.chunks_exact(classes).zip(out.chunks_exact_mut(classes));
     for ((row, out), label) in rows.zip(labels) {
         softmax(row, out);
         out[*label as usize] -= T::one();
@@ -74,11 +70,7 @@ impl CustomOp2 for CrossEntropy {
     ) -> Result<(CpuStorage, Shape)> {
         let classes = last_dim(logits_layout)?;
         let labels = elements::<u32>(labels, labels_layout)?;
-        check(
-            labels,
-            logits_layout.shape().elem_count() / classes,
-            classes,
-        )?;
+        check(labels, logits_layout.shape().elem_count() / classes, classes)?;
         let out = match width(self.name(), logits)? {
             Width::F32 => {
                 let logits = elements::<f32>(logits, logits_layout)?;
@@ -99,10 +91,7 @@ impl CustomOp2 for CrossEntropy {
         _result: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok((
-            Some(logits.apply_op3_no_bwd(labels, &grad.contiguous()?, &Gradient)?),
-            None,
-        ))
+        Ok((Some(logits.apply_op3_no_bwd(labels, &grad.contiguous()?, &Gradient)?), None))
     }
 }
 
@@ -124,11 +113,7 @@ impl CustomOp3 for Gradient {
     ) -> Result<(CpuStorage, Shape)> {
         let classes = last_dim(logits_layout)?;
         let labels = elements::<u32>(labels, labels_layout)?;
-        check(
-            labels,
-            logits_layout.shape().elem_count() / classes,
-            classes,
-        )?;
+        check(labels, logits_layout.shape().elem_count() / classes, classes)?;
         let out = match width(self.name(), logits)? {
             Width::F32 => {
                 let grad = elements::<f32>(grad, grad_layout)?[0];

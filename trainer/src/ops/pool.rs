@@ -66,10 +66,7 @@ impl Sizes {
 impl MaxPool {
     /// Pools windows of `window` × `window`.
     pub(crate) fn new(window: usize) -> MaxPool {
-        MaxPool {
-            window,
-            winners: Arc::default(),
-        }
+        MaxPool { window, winners: Arc::default() }
     }
 
     fn sizes(&self, dims: &[usize]) -> Result<Sizes> {
@@ -80,13 +77,7 @@ impl MaxPool {
         if window == 0 || window > WINDOW_MAX || height < window || width < window {
             bail!("max-pool: windows of {window} do not fit input {dims:?}")
         }
-        Ok(Sizes {
-            batch,
-            height,
-            width,
-            channels,
-            window,
-        })
+        Ok(Sizes { batch, height, width, channels, window })
     }
 
     fn forward<T: Real>(&self, s: &Sizes, x: &[T]) -> Vec<T> {
@@ -122,17 +113,11 @@ impl CustomOp1 for MaxPool {
             Width::F32 => CpuStorage::F32(self.forward(&s, elements(x, layout)?)),
             Width::F64 => CpuStorage::F64(self.forward(&s, elements(x, layout)?)),
         };
-        Ok((
-            out,
-            (s.batch, s.out_height(), s.out_width(), s.channels).into(),
-        ))
+        Ok((out, (s.batch, s.out_height(), s.out_width(), s.channels).into()))
     }
 
     fn bwd(&self, x: &Tensor, _result: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let gradient = Gradient {
-            pool: self.clone(),
-            dims: x.dims().to_vec(),
-        };
+        let gradient = Gradient { pool: self.clone(), dims: x.dims().to_vec() };
         Ok(Some(grad.contiguous()?.apply_op1_no_bwd(&gradient)?))
     }
 }
@@ -146,9 +131,7 @@ struct Gradient {
 impl Gradient {
     fn run<T: Real>(&self, grad: &[T]) -> Result<Vec<T>> {
         let s = self.pool.sizes(&self.dims)?;
-        let Some(winners) = self.pool.winners.get() else {
-            bail!("max-pool: backward before forward")
-        };
+        let Some(winners) = self.pool.winners.get() else { bail!("max-pool: backward before forward") };
         if winners.len() != grad.len() || grad.len() != s.out_elements() {
             bail!("max-pool: a value was applied to two inputs")
         }
@@ -157,11 +140,7 @@ impl Gradient {
             let out = &mut out[to..to + s.channels];
             let (grad, winners) = (&grad[from..from + s.channels], &winners[from..]);
             for ((out, grad), winner) in out.iter_mut().zip(grad).zip(winners) {
-                *out = if *winner == position {
-                    *grad
-                } else {
-                    T::zero()
-                };
+                *out = if *winner == position { *grad } else { T::zero() };
             }
         });
         Ok(out)

@@ -19,11 +19,7 @@ fn small(optimizer: Optimizer) -> TrainConfig {
 }
 
 fn network(config: &TrainConfig) -> (Model, Flat) {
-    let shape = Shape {
-        height: 8,
-        width: 8,
-        classes: 10,
-    };
+    let shape = Shape { height: 8, width: 8, classes: 10 };
     let model = Model::new(config, shape, DType::F32, &Device::Cpu).unwrap();
     let flat = Flat::new(config, &model).unwrap();
     (model, flat)
@@ -33,15 +29,7 @@ fn network(config: &TrainConfig) -> (Model, Flat) {
 fn the_flat_buffer_holds_weights_then_biases_and_goes_back_where_it_came_from() {
     let (model, mut flat) = network(&small(Optimizer::Adamw));
     let names: Vec<&str> = model.params.iter().map(|p| p.name.as_str()).collect();
-    assert_eq!(
-        names,
-        [
-            "dense0.weight",
-            "dense1.weight",
-            "dense0.bias",
-            "dense1.bias"
-        ]
-    );
+    assert_eq!(names, ["dense0.weight", "dense1.weight", "dense0.bias", "dense1.bias"]);
     assert_eq!(flat.param.len(), 64 * 5 + 5 * 10 + 5 + 10);
     assert_eq!(flat.decayed, 64 * 5 + 5 * 10);
     for (i, p) in flat.param.iter_mut().enumerate() {
@@ -67,11 +55,7 @@ fn sgd_with_momentum_follows_its_formula() {
         flat.step(step, 0.05, 0.5).unwrap();
         for i in 0..param.len() {
             momentum[i] = 0.9 * momentum[i] + 0.5 * f64::from(flat.grad[i]);
-            let decay = if i < flat.decayed {
-                0.05 * 0.1 * param[i]
-            } else {
-                0.0
-            };
+            let decay = if i < flat.decayed { 0.05 * 0.1 * param[i] } else { 0.0 };
             param[i] -= 0.05 * momentum[i] + decay;
         }
     }
@@ -89,27 +73,13 @@ fn every_parameter_gets_a_gradient_and_the_norm_is_theirs() {
         config.dropout = 0.0;
         let (model, mut flat) = network(&config);
         let batch = batch::make(&data, &data.train[..64], None, DType::F32, &Device::Cpu).unwrap();
-        let grads = model
-            .loss(&batch, Mode::Evaluate)
-            .unwrap()
-            .backward()
-            .unwrap();
+        let grads = model.loss(&batch, Mode::Evaluate).unwrap().backward().unwrap();
         let norm = flat.gather(&model, &grads).unwrap();
         let mut squares = 0.0;
         for p in &model.params {
             let grad = grads.get(p.var.as_tensor()).unwrap().flatten_all().unwrap();
-            let sum: f64 = grad
-                .to_vec1::<f32>()
-                .unwrap()
-                .iter()
-                .map(|g| f64::from(*g).powi(2))
-                .sum();
-            assert!(
-                sum > 0.0,
-                "{}: {} has a gradient of zeros",
-                recipe.name(),
-                p.name
-            );
+            let sum: f64 = grad.to_vec1::<f32>().unwrap().iter().map(|g| f64::from(*g).powi(2)).sum();
+            assert!(sum > 0.0, "{}: {} has a gradient of zeros", recipe.name(), p.name);
             squares += sum;
         }
         assert!((norm - squares.sqrt()).abs() < 1e-9 * norm);
@@ -129,9 +99,7 @@ fn clipping_scales_down_to_the_limit_and_never_up() {
 fn the_rate_rises_in_a_line_and_falls_as_half_a_cosine() {
     let mut config = small(Optimizer::Adamw);
     (config.lr, config.warmup) = (1.0, 0.1);
-    let rates: Vec<f64> = (0..100)
-        .map(|step| learning_rate(&config, step, 100))
-        .collect();
+    let rates: Vec<f64> = (0..100).map(|step| learning_rate(&config, step, 100)).collect();
     assert!((rates[0] - 1.0 / 11.0).abs() < 1e-12 && (rates[9] - 10.0 / 11.0).abs() < 1e-12);
     assert_eq!(rates[10], 1.0);
     assert!((rates[55] - 0.5).abs() < 1e-12);

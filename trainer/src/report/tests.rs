@@ -5,15 +5,7 @@
 use super::*;
 
 fn step(step: u32) -> Progress {
-    Progress::Step {
-        step,
-        steps: 9,
-        epoch: 1,
-        epochs: 3,
-        loss: 0.5,
-        lr: 0.25,
-        samples_per_second: 100.0,
-    }
+    Progress::Step { step, steps: 9, epoch: 1, epochs: 3, loss: 0.5, lr: 0.25, samples_per_second: 100.0 }
 }
 
 fn epoch() -> Progress {
@@ -45,13 +37,9 @@ fn a_receiver_gets_one_json_object_a_message() {
     let want = r#"{"step":1,"total":9,"epoch":1,"metrics":{"loss":0.5,"lr":0.25,"samples_per_second":100.0}}"#;
     assert_eq!(next().unwrap(), want);
     sender.send(&epoch());
-    let want =
-        r#"{"step":3,"total":9,"epoch":1,"metrics":{"epoch_loss":0.75,"test_accuracy":0.875}}"#;
+    let want = r#"{"step":3,"total":9,"epoch":1,"metrics":{"epoch_loss":0.75,"test_accuracy":0.875}}"#;
     assert_eq!(next().unwrap(), want);
-    sender.send(&Progress::Checkpoint {
-        step: 3,
-        path: "/c/step-3".into(),
-    });
+    sender.send(&Progress::Checkpoint { step: 3, path: "/c/step-3".into() });
     assert_eq!(next().unwrap(), r#"{"step":3,"checkpoint":"/c/step-3"}"#);
     // The last step goes out although the interval has hardly passed.
     sender.send(&step(9));
@@ -98,8 +86,5 @@ fn the_metrics_file_has_a_line_a_step_and_a_line_an_epoch() {
 #[test]
 fn people_read_epochs_not_steps() {
     assert_eq!(line(&step(1)), None);
-    assert_eq!(
-        line(&epoch()).unwrap(),
-        "epoch 1/3  loss 0.7500  test accuracy 0.8750  100 samples/s"
-    );
+    assert_eq!(line(&epoch()).unwrap(), "epoch 1/3  loss 0.7500  test accuracy 0.8750  100 samples/s");
 }

@@ -13,10 +13,7 @@ fn folders_come_from_the_environment_or_lie_under_the_working_folder() {
     let all = dirs_from(|name| Some(format!("/dirs/{name}").into()));
     assert_eq!(all.output, Path::new("/dirs/GANGSAW_OUTPUT_DIR"));
     assert_eq!(all.checkpoint, Path::new("/dirs/GANGSAW_CHECKPOINT_DIR"));
-    assert_eq!(
-        all.resume_from.unwrap(),
-        Path::new("/dirs/GANGSAW_RESUME_FROM")
-    );
+    assert_eq!(all.resume_from.unwrap(), Path::new("/dirs/GANGSAW_RESUME_FROM"));
     let empty = dirs_from(|_| Some(PathBuf::new()));
     assert_eq!(empty, none);
 }
@@ -38,10 +35,7 @@ fn result_json_tells_every_end_apart() {
         let text = std::fs::read_to_string(folder.path().join("result.json")).unwrap();
         serde_json::from_str::<Value>(&text).unwrap()
     };
-    let stopped = TrainError::Stopped {
-        step: 7,
-        checkpoint: Some("/c/step-0000000007".into()),
-    };
+    let stopped = TrainError::Stopped { step: 7, checkpoint: Some("/c/step-0000000007".into()) };
     assert_eq!(
         written(Err(stopped), 143),
         json!({"schema_version": 1, "outcome": "stopped", "exit_code": 143, "step": 7,
@@ -53,17 +47,10 @@ fn result_json_tells_every_end_apart() {
     );
     let config = TrainConfig::parse("mlp", r#"{"epochs": 1, "hidden": [4]}"#).unwrap();
     let output = folder.path().to_owned();
-    let dirs = Dirs {
-        checkpoint: output.join("checkpoints"),
-        output,
-        resume_from: None,
-    };
+    let dirs = Dirs { checkpoint: output.join("checkpoints"), output, resume_from: None };
     let summary = run(&config, &dirs, "cpu", &AtomicBool::new(false)).unwrap();
     let result = written(Ok(summary), 0);
-    assert_eq!(
-        (&result["outcome"], &result["exit_code"]),
-        (&json!("finished"), &json!(0))
-    );
+    assert_eq!((&result["outcome"], &result["exit_code"]), (&json!("finished"), &json!(0)));
     assert_eq!(result["test_total"], 359);
     assert_eq!(result["device"], "cpu");
 }

@@ -15,11 +15,7 @@ pub(super) struct Meter {
 
 impl Meter {
     pub(super) fn new() -> Meter {
-        Meter {
-            since: Instant::now(),
-            samples: 0,
-            rate: 0.0,
-        }
+        Meter { since: Instant::now(), samples: 0, rate: 0.0 }
     }
 
     /// Adds what was just trained on and returns the samples per second.

@@ -20,8 +20,8 @@ fn plain_conv(x: &Tensor, w: &Tensor, b: &Tensor, conv: Conv) -> Vec<f64> {
         (rest / out_height, rest % out_height, ox, o)
     }) {
         let mut sum = b[o];
-        for (ky, kx, c) in (0..kernel * kernel * channels)
-            .map(|i| (i / channels / kernel, i / channels % kernel, i % channels))
+        for (ky, kx, c) in
+            (0..kernel * kernel * channels).map(|i| (i / channels / kernel, i / channels % kernel, i % channels))
         {
             let (y, x_at) = (oy * conv.stride + ky, ox * conv.stride + kx);
             let inside = (conv.padding..height + conv.padding).contains(&y)
@@ -53,12 +53,7 @@ const CONVS: [([usize; 4], usize, usize, usize, usize); 8] = [
 fn a_convolution_equals_its_definition_and_so_do_its_gradients() {
     for (dims, outputs, kernel, stride, padding) in CONVS {
         for relu in [false, true] {
-            let conv = Conv {
-                stride,
-                padding,
-                relu,
-                input_gradient: true,
-            };
+            let conv = Conv { stride, padding, relu, input_gradient: true };
             let w = values(&[outputs, kernel, kernel, dims[3]], 2);
             let vars = [values(&dims, 1), w, values(&[outputs], 3)];
             let what = format!("conv {dims:?} to {outputs}, {conv:?}");
@@ -69,9 +64,7 @@ fn a_convolution_equals_its_definition_and_so_do_its_gradients() {
             let close = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-12;
             assert!(got.iter().zip(&want).all(close), "{what}");
             if got.iter().any(|y| *y > 0.0) {
-                check(&what, &vars, |v| {
-                    weighed(&v[0].apply_op3(&v[1], &v[2], conv).unwrap())
-                });
+                check(&what, &vars, |v| weighed(&v[0].apply_op3(&v[1], &v[2], conv).unwrap()));
             }
         }
     }
@@ -80,29 +73,13 @@ fn a_convolution_equals_its_definition_and_so_do_its_gradients() {
 #[test]
 fn a_convolution_of_several_chunks_has_right_gradients_in_f32_too() {
     // 40 samples of 16 × 15 × 9 patch elements each: chunks of 30 and 10.
-    let conv = Conv {
-        stride: 1,
-        padding: 1,
-        relu: true,
-        input_gradient: true,
-    };
-    let inputs = [
-        values(&[40, 16, 15, 1], 1),
-        values(&[2, 3, 3, 1], 2),
-        values(&[2], 3),
-    ];
+    let conv = Conv { stride: 1, padding: 1, relu: true, input_gradient: true };
+    let inputs = [values(&[40, 16, 15, 1], 1), values(&[2, 3, 3, 1], 2), values(&[2], 3)];
     let run = |dtype: DType| -> Vec<Vec<f64>> {
-        let vars = inputs
-            .each_ref()
-            .map(|v| Var::from_tensor(&v.to_dtype(dtype).unwrap()).unwrap());
+        let vars = inputs.each_ref().map(|v| Var::from_tensor(&v.to_dtype(dtype).unwrap()).unwrap());
         let y = vars[0].apply_op3(&vars[1], &vars[2], conv).unwrap();
         let weights = values(y.dims(), 1234).detach().to_dtype(dtype).unwrap();
-        let grads = (&y * weights)
-            .unwrap()
-            .sum_all()
-            .unwrap()
-            .backward()
-            .unwrap();
+        let grads = (&y * weights).unwrap().sum_all().unwrap().backward().unwrap();
         let flat = |t: &Tensor| {
             let t = t.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
             t.to_vec1::<f64>().unwrap()
@@ -113,24 +90,13 @@ fn a_convolution_of_several_chunks_has_right_gradients_in_f32_too() {
     };
     let want = plain_conv(&inputs[0], &inputs[1], &inputs[2], conv);
     let (wide, narrow) = (run(DType::F64), run(DType::F32));
-    assert!(
-        wide[0]
-            .iter()
-            .zip(&want)
-            .all(|(a, b)| (a - b).abs() < 1e-12)
-    );
+    assert!(wide[0].iter().zip(&want).all(|(a, b)| (a - b).abs() < 1e-12));
     for (wide, narrow) in wide.iter().zip(&narrow) {
         let size = wide.iter().fold(1.0_f64, |top, x| top.max(x.abs()));
-        assert!(
-            wide.iter()
-                .zip(narrow)
-                .all(|(a, b)| (a - b).abs() / size < 1e-5)
-        );
+        assert!(wide.iter().zip(narrow).all(|(a, b)| (a - b).abs() / size < 1e-5));
     }
     // The weight and bias gradients in f64 against differences: few enough to do all.
     let x = inputs[0].detach();
     let vars = [inputs[1].clone(), inputs[2].clone()];
-    check("conv in chunks", &vars, |v| {
-        weighed(&x.apply_op3(&v[0], &v[1], conv).unwrap())
-    });
+    check("conv in chunks", &vars, |v| weighed(&x.apply_op3(&v[0], &v[1], conv).unwrap()));
 }
