@@ -143,8 +143,9 @@ impl Progress {
             socket.reader.abort();
             let mut buffer = [0_u8; DATAGRAM_MAX + 1];
             for _ in 0..DATAGRAMS_PER_WINDOW {
-                match socket.socket.try_recv(&mut buffer) {
-                    Ok(length) => self.pending.put(socket.key, buffer.get(..length).unwrap_or_default()),
+                // Straight from the system: the runtime may not have noticed the last datagram yet.
+                match rustix::net::recv(&*socket.socket, &mut buffer[..], rustix::net::RecvFlags::DONTWAIT) {
+                    Ok((length, _)) => self.pending.put(socket.key, buffer.get(..length).unwrap_or_default()),
                     Err(_) => break,
                 }
             }
