@@ -34,3 +34,6 @@ pub mod reason;
 pub mod resources;
 pub mod state;
 pub mod time;
+
+#[cfg(test)]
+mod tests;
