@@ -7,7 +7,13 @@
 macro_rules! boundary {
     ($name:ident, $package:literal, $doc:literal) => {
         #[doc = $doc]
-        #[expect(missing_docs, clippy::all, reason = "generated; the proto file is the documentation")]
+        #[expect(
+            missing_docs,
+            clippy::all,
+            clippy::allow_attributes,
+            clippy::allow_attributes_without_reason,
+            reason = "generated; the proto file is the documentation"
+        )]
         pub mod $name {
             #[doc = "Version 1."]
             pub mod v1 {

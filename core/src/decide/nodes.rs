@@ -195,7 +195,8 @@ impl Scratch<'_> {
             }
             Some(Phase::Prepared | Phase::Running) => {}
             None if lease.fenced => self.lose(id, Outcome::Infra, NOT_HELD, true),
-            None if lease.begun && rebooted => self.lose(id, Outcome::Infra, REBOOTED, true),
+            // It may have begun without a word, and a second start under one attempt must never be.
+            None if rebooted => self.lose(id, Outcome::Infra, REBOOTED, true),
             None if lease.begun => self.lose(id, Outcome::Infra, NOT_HELD, true),
             // The node never got it. What was taken back meanwhile is back now; the rest is granted again by `owed`.
             None if lease.gang.is_some() && lease.revoke.is_some() => self.gang_returned(id),

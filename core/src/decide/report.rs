@@ -26,10 +26,6 @@ impl Decider<'_> {
             });
             return scratch.step;
         }
-        // A gap means that one is still on its way. The agent sends both again until they are acknowledged.
-        if seq > acked.saturating_add(1) {
-            return scratch.step;
-        }
         for fact in facts {
             scratch.fact(id, fact);
         }
