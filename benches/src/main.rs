@@ -1,3 +1,75 @@
-//! Numbers.
+//! Numbers: what the real executable delivers on this machine, beside the floor the machine sets.
+//!
+//! Every measurement starts a cluster of its own on loopback in a temporary folder, measures from outside (a client's
+//! clock, a task's first instruction, `/proc`, the file system), and ends what it started. These machines are shared
+//! and noisy, so each table carries the floor measured in the same run: quote ratios.
+//!
+//! Elsewhere: what was measured, with date and machine, is `docs/performance.md`.
 
-fn main() {}
+mod array;
+mod cluster;
+mod floor;
+mod latency;
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+/// Measures gangsaw on this machine.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The executable to measure. Default: `gangsaw` beside this one.
+    #[arg(long, env = "GANGSAW")]
+    gangsaw: Option<PathBuf>,
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// What the machine itself can do: fdatasync, and spawn + wait of `true`.
+    Floor,
+    /// Submit to process start, and submit to seen done, one job at a time on an idle cluster.
+    Latency {
+        /// Jobs measured, after a tenth as many to warm up.
+        #[arg(long, default_value_t = 300)]
+        jobs: usize,
+    },
+    /// One array of `true` on one agent: tasks per second, disk afterwards, each index exactly once.
+    Array {
+        #[arg(long, default_value_t = 100_000)]
+        elements: u32,
+    },
+    /// One queued array that nothing runs: growth of the scheduler's memory.
+    Queued {
+        #[arg(long, default_value_t = 1_000_000)]
+        elements: u32,
+    },
+    /// Used by the latency measurement as its task: sends the time of its first instruction.
+    #[command(hide = true)]
+    Stamp { socket: PathBuf },
+}
+
+fn main() -> anyhow::Result<()> {
+    // The stamp is a task: it must say the time before anything else happens.
+    let mut raw = std::env::args_os().skip(1);
+    if raw.next().is_some_and(|verb| verb == "stamp") {
+        return latency::stamp(&PathBuf::from(raw.next().context("stamp needs a socket")?));
+    }
+    let arguments = Arguments::parse();
+    let gangsaw = match arguments.gangsaw {
+        Some(path) => path,
+        None => std::env::current_exe()?.with_file_name("gangsaw"),
+    };
+    anyhow::ensure!(gangsaw.exists(), "{} is not there; build it or name it with --gangsaw", gangsaw.display());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    match arguments.what {
+        What::Floor => floor::print(&std::env::temp_dir()),
+        What::Latency { jobs } => runtime.block_on(latency::run(&gangsaw, jobs)),
+        What::Array { elements } => runtime.block_on(array::run(&gangsaw, elements)),
+        What::Queued { elements } => runtime.block_on(array::queued(&gangsaw, elements)),
+        What::Stamp { socket } => latency::stamp(&socket),
+    }
+}

@@ -1,0 +1,157 @@
+//! A cluster of its own: `gangsaw up` in a temporary folder on a free loopback port, and a client of it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use gangsaw_proto::jobs::v1 as jobs;
+use gangsaw_proto::jobs::v1::jobs_service_client::JobsServiceClient;
+use tempfile::TempDir;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+
+/// How long a cluster may take to answer, and to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Adds the bearer token to every call.
+#[derive(Clone)]
+pub(crate) struct Bearer(MetadataValue<Ascii>);
+
+impl tonic::service::Interceptor for Bearer {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+        request.metadata_mut().insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+/// A client of the cluster under test.
+pub(crate) type Client = JobsServiceClient<InterceptedService<Channel, Bearer>>;
+
+/// A running cluster. Dropping it ends its processes and removes its folder.
+pub(crate) struct Cluster {
+    child: Child,
+    folder: TempDir,
+    address: String,
+    token: String,
+}
+
+impl Cluster {
+    /// Starts a scheduler, and an agent if `with_agent`, and waits until they answer.
+    pub(crate) async fn start(gangsaw: &Path, with_agent: bool) -> anyhow::Result<(Cluster, Client)> {
+        let folder = tempfile::Builder::new().prefix("gangsaw-bench-").tempdir()?;
+        let verb = if with_agent { "up" } else { "scheduler" };
+        let child = Command::new(gangsaw)
+            .args([verb, "--listen", "127.0.0.1:0", "--state"])
+            .arg(folder.path().join("state"))
+            .env("XDG_STATE_HOME", folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(folder.path().join("stderr"))?)
+            .spawn()
+            .with_context(|| format!("cannot start {}", gangsaw.display()))?;
+        let mut cluster = Cluster { child, folder, address: String::new(), token: String::new() };
+        cluster.address = cluster.read("state/scheduler/address").await?;
+        cluster.token = cluster.read(&format!("gangsaw/credentials/{}", cluster.address)).await?;
+        let channel = Endpoint::from_shared(format!("http://{}", cluster.address))?.tcp_nodelay(true).connect().await?;
+        let bearer = Bearer(format!("Bearer {}", cluster.token).parse()?);
+        Ok((cluster, JobsServiceClient::with_interceptor(channel, bearer)))
+    }
+
+    /// Returns a file's text once the file is there and not empty.
+    async fn read(&mut self, name: &str) -> anyhow::Result<String> {
+        let path = self.folder.path().join(name);
+        let deadline = Instant::now() + PATIENCE;
+        let mut pace = tokio::time::interval(Duration::from_millis(5));
+        while Instant::now() < deadline {
+            match std::fs::read_to_string(&path) {
+                Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+                Ok(_) | Err(_) => {}
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("gangsaw ended with {status}: {}", self.stderr());
+            }
+            pace.tick().await;
+        }
+        bail!("{} did not appear within {PATIENCE:?}: {}", path.display(), self.stderr())
+    }
+
+    /// Returns what the cluster has said on stderr.
+    fn stderr(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()
+    }
+
+    /// Returns the folder the cluster keeps its state in.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// Returns a command line that speaks to this cluster.
+    pub(crate) fn command(&self, gangsaw: &Path) -> Command {
+        let mut command = Command::new(gangsaw);
+        command
+            .env("XDG_STATE_HOME", self.folder.path())
+            .env("GANGSAW_SERVER", format!("http://{}", self.address))
+            .env("GANGSAW_TOKEN", &self.token)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Returns the pid of the process this cluster was started as.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends the cluster as a service manager would, and waits for it.
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
+        terminate(&self.child);
+        let deadline = Instant::now() + PATIENCE;
+        let mut pace = tokio::time::interval(Duration::from_millis(20));
+        while Instant::now() < deadline {
+            if self.child.try_wait()?.is_some() {
+                return Ok(());
+            }
+            pace.tick().await;
+        }
+        bail!("gangsaw did not end within {PATIENCE:?}")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            terminate(&self.child);
+            // A bench that failed must not leave a cluster behind; what it returns is of no use here.
+            drop(self.child.wait());
+        }
+    }
+}
+
+/// Sends SIGTERM to a child.
+fn terminate(child: &Child) {
+    if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        // The child may have ended by itself: then there is nobody to tell.
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+}
+
+/// Returns a submit of one job that runs `argv`, as an array of `elements` if more than one.
+pub(crate) fn submit(argv: &[&str], elements: u32) -> jobs::SubmitRequest {
+    let array = (elements > 1).then(|| jobs::Array {
+        ranges: vec![jobs::IndexRange { first: 0, last: elements - 1, step: 1 }],
+        running_max: 0,
+    });
+    let args = argv.iter().map(|argument| (*argument).to_owned()).collect();
+    let spec = jobs::JobSpec {
+        work: Some(jobs::job_spec::Work::Argv(jobs::Argv { args })),
+        exported_env: std::env::vars().filter(|(name, _)| name == "PATH").collect(),
+        array,
+        ..jobs::JobSpec::default()
+    };
+    jobs::SubmitRequest {
+        idempotency_key: uuid::Uuid::new_v4().to_string(),
+        jobs: vec![spec],
+        user: std::env::var("USER").unwrap_or_else(|_| "bench".to_owned()),
+    }
+}
