@@ -385,6 +385,46 @@ pub enum Event {
     Restored(Restored),
 }
 
+impl Event {
+    /// Returns the jobs an event is about, for those who watch them.
+    pub fn jobs(&self) -> Vec<JobId> {
+        match self {
+            Event::JobsSubmitted { jobs, .. } => jobs.iter().map(|job| job.id).collect(),
+            Event::JobCancelled { job, .. }
+            | Event::JobHeld { job, .. }
+            | Event::JobReleased { job, .. }
+            | Event::ElementsRetried { job, .. }
+            | Event::JobUpdated { job, .. }
+            | Event::JobForgotten { job }
+            | Event::ChunkLeased { job, .. }
+            | Event::GangLeased { job, .. }
+            | Event::LeasePrepared { job, .. }
+            | Event::GangStarted { job, .. }
+            | Event::TaskStarted { job, .. }
+            | Event::ElementsSucceeded { job, .. }
+            | Event::RankEnded { job, .. }
+            | Event::GangStopping { job, .. }
+            | Event::AttemptEnded { job, .. }
+            | Event::ElementsReturned { job, .. }
+            | Event::LeaseTrimmed { job, .. }
+            | Event::LeaseFenced { job, .. }
+            | Event::FenceConfirmed { job, .. }
+            | Event::NodeExcluded { job, .. } => vec![*job],
+            Event::KeysExpired { .. }
+            | Event::NodeRegistered { .. }
+            | Event::NodeReturned { .. }
+            | Event::NodeInventoryChanged { .. }
+            | Event::NodeSilenced { .. }
+            | Event::NodeModeSet { .. }
+            | Event::NodeForgotten { .. }
+            | Event::QueueSet { .. }
+            | Event::RoundDecided { .. }
+            | Event::ReportTaken { .. }
+            | Event::Restored(_) => Vec::new(),
+        }
+    }
+}
+
 /// A job as it is stored at submission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewJob {

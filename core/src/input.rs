@@ -75,7 +75,8 @@ pub enum Input {
     NodeReport {
         /// Who.
         node: NodeId,
-        /// Number of the report in the agent's state folder, rising by one.
+        /// Number of the report in the agent's state folder. It rises, and jumps at each start of the agent, which sends
+        /// the next report only after this one was acknowledged.
         seq: u64,
         /// What happened, in order.
         facts: Vec<Fact>,

@@ -5,6 +5,7 @@
 
 pub mod index;
 pub mod view;
+mod wait;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -59,7 +59,7 @@ impl Augment {
         let words = self.random.words(Purpose::Shift, self.epoch, row, 0);
         let span = 2 * u64::from(self.shift) + 1;
         // Multiply and shift: maps a word to 0..span.
-        let offset = |word: u32| (u64::from(word) * span >> 32) as isize - self.shift as isize;
+        let offset = |word: u32| ((u64::from(word) * span) >> 32) as isize - self.shift as isize;
         (offset(words[0]), offset(words[1]))
     }
 }

@@ -168,9 +168,13 @@ impl TrainConfig {
     /// The settings a recipe has where none are given.
     #[must_use]
     pub fn default_of(recipe: Recipe) -> TrainConfig {
-        let (lr, hidden, channels) = match recipe {
-            Recipe::Mlp => (2e-3, vec![256, 128], vec![]),
-            Recipe::Cnn => (4e-3, vec![64], vec![16, 32]),
+        let (lr, weight_decay, dropout) = match recipe {
+            Recipe::Mlp => (2e-3, 0.01, 0.2),
+            Recipe::Cnn => (4e-3, 0.1, 0.4),
+        };
+        let (hidden, channels) = match recipe {
+            Recipe::Mlp => (vec![256, 128], vec![]),
+            Recipe::Cnn => (vec![128], vec![32, 64]),
         };
         TrainConfig {
             recipe,
@@ -179,12 +183,12 @@ impl TrainConfig {
             batch: 64,
             lr,
             optimizer: Optimizer::Adamw,
-            weight_decay: 0.01,
+            weight_decay,
             momentum: 0.9,
             warmup: 0.1,
             clip_norm: None,
-            shift: 1,
-            dropout: 0.0,
+            shift: 0,
+            dropout,
             hidden,
             channels,
             seed: 0,
@@ -203,9 +207,8 @@ impl TrainConfig {
         let mut map: Map<String, Value> = if settings.trim().is_empty() {
             Map::new()
         } else {
-            serde_json::from_str(settings).map_err(|error| {
-                ConfigError(vec![Fault::new("settings", format!("not a JSON object: {error}"))])
-            })?
+            serde_json::from_str(settings)
+                .map_err(|error| ConfigError(vec![Fault::new("settings", format!("not a JSON object: {error}"))]))?
         };
         match map.get("recipe") {
             Some(given) if given.as_str() != Some(recipe) => {

@@ -119,9 +119,9 @@ impl Plan {
             list.iter().map(|(_, dims)| dims.iter().product::<usize>()).sum()
         };
         match elements(&plan.weights) + elements(&plan.biases) {
-            total if total > PARAMETERS_MAX => Err(format!(
-                "the network has {total} parameters, and at most {PARAMETERS_MAX} are allowed"
-            )),
+            total if total > PARAMETERS_MAX => {
+                Err(format!("the network has {total} parameters, and at most {PARAMETERS_MAX} are allowed"))
+            }
             _ => Ok(plan),
         }
     }
@@ -211,9 +211,7 @@ impl Layer {
     fn with_biases_at(self, start: usize) -> Layer {
         match self {
             Layer::Conv { weight, bias, first } => Layer::Conv { weight, bias: start + bias, first },
-            Layer::Dense { weight, bias, relu, first } => {
-                Layer::Dense { weight, bias: start + bias, relu, first }
-            }
+            Layer::Dense { weight, bias, relu, first } => Layer::Dense { weight, bias: start + bias, relu, first },
             Layer::Pool | Layer::Flatten | Layer::Dropout => self,
         }
     }

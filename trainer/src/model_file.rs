@@ -170,14 +170,12 @@ pub fn evaluate(path: &Path) -> Result<Eval, TrainError> {
 }
 
 fn read_info(bytes: &[u8]) -> Result<ModelInfo, String> {
-    let (_, header) = SafeTensors::read_metadata(bytes)
-        .map_err(|error| format!("not a safetensors file: {error}"))?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| format!("not a safetensors file: {error}"))?;
     let note = header.metadata().as_ref().and_then(|metadata| metadata.get("gangsaw"));
     let Some(note) = note else {
         return Err("a safetensors file, but not a model of Gangsaw".to_owned());
     };
-    let info: ModelInfo =
-        serde_json::from_str(note).map_err(|error| format!("its metadata is not ours: {error}"))?;
+    let info: ModelInfo = serde_json::from_str(note).map_err(|error| format!("its metadata is not ours: {error}"))?;
     if info.format_version != FORMAT_VERSION {
         let version = info.format_version;
         return Err(format!("its format is version {version}, this program reads {FORMAT_VERSION}"));

@@ -32,7 +32,8 @@ pub(crate) use dropout::Dropout;
 pub(crate) use loss::CrossEntropy;
 pub(crate) use pool::MaxPool;
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType, bail};
 
 /// A floating type the ops run in: f32 to train, f64 to check gradients.
 pub(crate) trait Real: WithDType + std::ops::Neg<Output = Self> {
@@ -60,10 +61,23 @@ fn elements<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Resul
     Ok(&storage.as_slice::<T>()?[start..end])
 }
 
-/// Refuses an element type that no op is written for.
-fn unsupported<T>(name: &str, storage: &CpuStorage) -> Result<T> {
-    use candle_core::backend::BackendStorage;
-    bail!("{name} has no implementation for {:?}", storage.dtype())
+/// The element types an op is written for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Width {
+    F32,
+    F64,
+}
+
+/// Returns the element type of an op's input, and refuses others.
+fn width(name: &str, storage: &CpuStorage) -> Result<Width> {
+    let dtype = storage.dtype();
+    if dtype == DType::F32 {
+        Ok(Width::F32)
+    } else if dtype == DType::F64 {
+        Ok(Width::F64)
+    } else {
+        bail!("{name} has no implementation for {dtype:?}")
+    }
 }
 
 /// Lets zero through as it is and keeps NaN, unlike `max`.
@@ -105,19 +119,13 @@ impl CustomOp2 for ReluGradient {
         grad: &CpuStorage,
         grad_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        fn typed<T: Real>(
-            y: &CpuStorage,
-            y_layout: &Layout,
-            g: &CpuStorage,
-            g_layout: &Layout,
-        ) -> Result<CpuStorage> {
+        fn typed<T: Real>(y: &CpuStorage, y_layout: &Layout, g: &CpuStorage, g_layout: &Layout) -> Result<CpuStorage> {
             let (y, g) = (elements::<T>(y, y_layout)?, elements::<T>(g, g_layout)?);
             Ok(T::to_cpu_storage_owned(ReluGradient::run(y, g)))
         }
-        let out = match grad {
-            CpuStorage::F32(_) => typed::<f32>(result, result_layout, grad, grad_layout)?,
-            CpuStorage::F64(_) => typed::<f64>(result, result_layout, grad, grad_layout)?,
-            other => return unsupported(self.name(), other),
+        let out = match width(self.name(), grad)? {
+            Width::F32 => typed::<f32>(result, result_layout, grad, grad_layout)?,
+            Width::F64 => typed::<f64>(result, result_layout, grad, grad_layout)?,
         };
         Ok((out, grad_layout.shape().clone()))
     }
@@ -149,14 +157,9 @@ impl candle_core::CustomOp1 for BiasGradient {
 
     fn cpu_fwd(&self, grad: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let columns = last_dim(layout)?;
-        let out = match grad {
-            CpuStorage::F32(_) => {
-                CpuStorage::F32(BiasGradient::run(elements::<f32>(grad, layout)?, columns))
-            }
-            CpuStorage::F64(_) => {
-                CpuStorage::F64(BiasGradient::run(elements::<f64>(grad, layout)?, columns))
-            }
-            other => return unsupported(self.name(), other),
+        let out = match width(self.name(), grad)? {
+            Width::F32 => CpuStorage::F32(BiasGradient::run(elements::<f32>(grad, layout)?, columns)),
+            Width::F64 => CpuStorage::F64(BiasGradient::run(elements::<f64>(grad, layout)?, columns)),
         };
         Ok((out, columns.into()))
     }

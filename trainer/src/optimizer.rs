@@ -88,8 +88,7 @@ impl Flat {
                     first: &mut self.first,
                     second: &mut self.second,
                 };
-                adamw::reference(flat, self.decayed, &hyper.at(step, lr, scale))
-                    .map_err(candle_core::Error::wrap)
+                adamw::reference(flat, self.decayed, &hyper.at(step, lr, scale)).map_err(candle_core::Error::wrap)
             }
             Optimizer::Sgd => {
                 self.sgd(lr, scale);

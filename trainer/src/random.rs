@@ -24,12 +24,7 @@ pub fn philox(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
     for _ in 0..ROUNDS {
         let left = u64::from(MULTIPLIER[0]) * u64::from(c[0]);
         let right = u64::from(MULTIPLIER[1]) * u64::from(c[2]);
-        c = [
-            (right >> 32) as u32 ^ c[1] ^ k[0],
-            right as u32,
-            (left >> 32) as u32 ^ c[3] ^ k[1],
-            left as u32,
-        ];
+        c = [(right >> 32) as u32 ^ c[1] ^ k[0], right as u32, (left >> 32) as u32 ^ c[3] ^ k[1], left as u32];
         k = [k[0].wrapping_add(WEYL[0]), k[1].wrapping_add(WEYL[1])];
     }
     c

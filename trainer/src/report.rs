@@ -123,7 +123,9 @@ impl Metrics {
                 }
                 (line, true)
             }
-            Progress::Started { .. } | Progress::Checkpoint { .. } | Progress::Note(_) => return Ok(()),
+            Progress::Started { .. } | Progress::Checkpoint { .. } | Progress::Note(_) => {
+                return Ok(());
+            }
         };
         writeln!(self.file, "{line}").map_err(TrainError::io(&self.path))?;
         if flush { self.flush() } else { Ok(()) }
@@ -152,7 +154,9 @@ impl Sender {
 
     /// Sends what the receiver wants of an event; a failure is a lost message.
     pub(crate) fn send(&mut self, event: &Progress) {
-        let Some((message, urgent)) = message(event) else { return };
+        let Some((message, urgent)) = message(event) else {
+            return;
+        };
         if !urgent && self.last.is_some_and(|last| last.elapsed() < DATAGRAM_INTERVAL) {
             return;
         }
@@ -179,9 +183,7 @@ fn message(event: &Progress) -> Option<(Value, bool)> {
             }
             Some((json!({"step": step, "total": steps, "epoch": epoch, "metrics": metrics}), true))
         }
-        Progress::Checkpoint { step, path } => {
-            Some((json!({"step": step, "checkpoint": path}), true))
-        }
+        Progress::Checkpoint { step, path } => Some((json!({"step": step, "checkpoint": path}), true)),
         Progress::Started { steps, resumed_from_step, .. } => {
             Some((json!({"step": resumed_from_step.unwrap_or(0), "total": steps}), true))
         }

@@ -122,9 +122,9 @@ fn dirs_from(variable: impl Fn(&str) -> Option<PathBuf>) -> Dirs {
 fn run(config: &TrainConfig, dirs: &Dirs, device: &str, stop: &AtomicBool) -> Result<Summary, TrainError> {
     let device = open_device(device)?;
     let mut sender = match std::env::var_os("GANGSAW_PROGRESS").filter(|path| !path.is_empty()) {
-        Some(path) => Sender::new(path.into())
-            .inspect_err(|error| eprintln!("note: no progress will be sent: {error}"))
-            .ok(),
+        Some(path) => {
+            Sender::new(path.into()).inspect_err(|error| eprintln!("note: no progress will be sent: {error}")).ok()
+        }
         None => None,
     };
     let progress = |event: Progress| {
@@ -147,7 +147,9 @@ fn say(line: &str) {
 fn write_result(folder: &Path, ended: &Result<Summary, TrainError>, code: i32) -> std::io::Result<()> {
     let mut result = match ended {
         Ok(summary) => serde_json::to_value(summary)?,
-        Err(TrainError::Stopped { step, checkpoint }) => json!({"step": step, "checkpoint": checkpoint}),
+        Err(TrainError::Stopped { step, checkpoint }) => {
+            json!({"step": step, "checkpoint": checkpoint})
+        }
         Err(error) => json!({"reason": error.reason(), "message": error.to_string()}),
     };
     let outcome = match ended {

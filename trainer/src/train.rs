@@ -180,7 +180,9 @@ impl<'a, P: FnMut(Progress)> Run<'a, P> {
 
     /// Loads the newest usable checkpoint, if one was named; returns the step it is at.
     fn resume(&mut self) -> Result<Option<u32>, TrainError> {
-        let Some(from) = &self.dirs.resume_from else { return Ok(None) };
+        let Some(from) = &self.dirs.resume_from else {
+            return Ok(None);
+        };
         let run = Identity { config: self.config, data_fingerprint: &self.fingerprint };
         let note = |text| (self.progress)(Progress::Note(text));
         self.at = checkpoint::resume(from, run, &self.model, &mut self.flat, note)?;

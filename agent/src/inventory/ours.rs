@@ -80,6 +80,10 @@ mod tests {
             .env("GANGSAW_PROGRESS", "/state/one/agent/progress/7")
             .spawn()
             .unwrap();
+        // The system wakes the parent a moment before the new environment is in place.
+        while std::fs::read(format!("/proc/{}/environ", child.id())).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
         let marks = |folder: &str| Marks { supervisor: None, environ: format!("GANGSAW_PROGRESS={folder}") };
         assert!(marks("/state/one/agent/").are_on(child.id()));
         assert!(!marks("/state/two/agent/").are_on(child.id()));

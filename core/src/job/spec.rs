@@ -12,7 +12,7 @@ use crate::resources::Demand;
 use crate::time::Millis;
 
 /// What a job's owner asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct JobSpec {
     /// What people call it.
     pub name: JobName,
@@ -106,7 +106,7 @@ pub enum Work {
 }
 
 /// The elements of an array.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Array {
     /// At least one.
     pub indices: RangeSet,

@@ -44,13 +44,10 @@ impl Fields {
     }
 
     /// A value of any type; `expected` completes "expected …".
-    pub(super) fn take<T: DeserializeOwned>(
-        &mut self,
-        key: &'static str,
-        default: T,
-        expected: &str,
-    ) -> T {
-        let Some(value) = self.remove(key) else { return default };
+    pub(super) fn take<T: DeserializeOwned>(&mut self, key: &'static str, default: T, expected: &str) -> T {
+        let Some(value) = self.remove(key) else {
+            return default;
+        };
         let shown = shorten(&value);
         serde_json::from_value(value).unwrap_or_else(|_| {
             self.fault(key, format!("expected {expected}, found {shown}"));

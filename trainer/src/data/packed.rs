@@ -13,7 +13,7 @@
 //! | 16     | 2     | number of classes, at most 256                 |
 //! | 18     | 1     | the largest pixel value                        |
 //! | 19     | 1     | bits per pixel, 1 to 8                         |
-//! | 20     | 4     | CRC-32 (IEEE) of everything after the header   |
+//! | 20     | 4     | CRC-32 (IEEE) of everything else in the file   |
 //! | 24     | n     | one label an image                             |
 //! | 24 + n |       | the pixels, image after image, row after row   |
 
@@ -39,14 +39,14 @@ pub(super) fn read(file: &Path, bytes: &[u8]) -> Result<Dataset, DataError> {
     let crc = u32::from_le_bytes(cursor.array("the checksum")?);
     check_header(&cursor, [count, height, width, classes], white, bits)?;
     let body = cursor.offset;
-    let found = crc32fast::hash(&bytes[body..]);
+    let found = checksum(bytes);
     let labels = cursor.take(count, "labels")?;
     let pixels = count * height * width;
     let packed_at = cursor.offset;
     let packed = cursor.take((pixels * usize::from(bits)).div_ceil(8), "pixels")?;
     cursor.end()?;
     if found != crc {
-        return cursor.refuse(20, format!("the checksum {found:08x} of what follows"), format!("{crc:08x}"));
+        return cursor.refuse(20, format!("the checksum {found:08x} of the rest"), format!("{crc:08x}"));
     }
     cursor.check_labels(labels, body, classes)?;
     let pixels = unpack(packed, pixels, bits);
@@ -58,6 +58,14 @@ pub(super) fn read(file: &Path, bytes: &[u8]) -> Result<Dataset, DataError> {
     let (train, test) = (Vec::new(), Vec::new());
     let set = Dataset { height, width, classes, white, pixels, labels, train, test };
     Ok(set.split_by_index())
+}
+
+/// The checksum of all bytes but its own four.
+pub(super) fn checksum(bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&bytes[..20]);
+    hasher.update(&bytes[24..]);
+    hasher.finalize()
 }
 
 fn check_header(cursor: &Cursor<'_>, sizes: [usize; 4], white: u8, bits: u8) -> Result<(), DataError> {

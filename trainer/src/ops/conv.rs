@@ -16,7 +16,7 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::matrix::{Matrix, Threads, each_chunk, multiply, sum_parts};
-use super::{BiasGradient, Real, before_relu, elements, finish_rows, unsupported};
+use super::{BiasGradient, Real, Width, before_relu, elements, finish_rows, width};
 
 /// Patch elements made at a time: 256 KiB of f32. It fixes the order of summation, so
 /// it must not depend on the machine or the number of threads.
@@ -199,20 +199,19 @@ impl CustomOp3 for Conv {
         if b_layout.dims() != [s.outputs] {
             bail!("conv: bias {:?} for {} outputs", b_layout.dims(), s.outputs)
         }
-        let out = match x {
-            CpuStorage::F32(_) => CpuStorage::F32(self.forward(
+        let out = match width(self.name(), x)? {
+            Width::F32 => CpuStorage::F32(self.forward(
                 &s,
                 elements(x, x_layout)?,
                 elements(w, w_layout)?,
                 elements(b, b_layout)?,
             )),
-            CpuStorage::F64(_) => CpuStorage::F64(self.forward(
+            Width::F64 => CpuStorage::F64(self.forward(
                 &s,
                 elements(x, x_layout)?,
                 elements(w, w_layout)?,
                 elements(b, b_layout)?,
             )),
-            other => return unsupported(self.name(), other),
         };
         Ok((out, (s.batch, s.out_height, s.out_width, s.outputs).into()))
     }
@@ -227,11 +226,7 @@ impl CustomOp3 for Conv {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = before_relu(self.relu, result, grad)?;
         let gradient = |of| Gradient { conv: *self, of, x: x.dims().to_vec(), w: w.dims().to_vec() };
-        let of_x = if self.input_gradient {
-            Some(grad.apply_op2_no_bwd(w, &gradient(Of::Input))?)
-        } else {
-            None
-        };
+        let of_x = if self.input_gradient { Some(grad.apply_op2_no_bwd(w, &gradient(Of::Input))?) } else { None };
         let of_w = grad.apply_op2_no_bwd(x, &gradient(Of::Weights))?;
         Ok((of_x, Some(of_w), Some(grad.apply_op1_no_bwd(&BiasGradient)?)))
     }
@@ -274,14 +269,9 @@ impl CustomOp2 for Gradient {
         other: &CpuStorage,
         other_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let out = match grad {
-            CpuStorage::F32(_) => CpuStorage::F32(
-                self.run(elements(grad, grad_layout)?, elements(other, other_layout)?)?,
-            ),
-            CpuStorage::F64(_) => CpuStorage::F64(
-                self.run(elements(grad, grad_layout)?, elements(other, other_layout)?)?,
-            ),
-            other => return unsupported(self.name(), other),
+        let out = match width(self.name(), grad)? {
+            Width::F32 => CpuStorage::F32(self.run(elements(grad, grad_layout)?, elements(other, other_layout)?)?),
+            Width::F64 => CpuStorage::F64(self.run(elements(grad, grad_layout)?, elements(other, other_layout)?)?),
         };
         let shape = match self.of {
             Of::Input => self.x.as_slice(),

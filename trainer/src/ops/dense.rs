@@ -10,7 +10,7 @@
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 use super::matrix::{Matrix, Threads, multiply};
-use super::{BiasGradient, Real, before_relu, elements, finish_rows, last_dim, unsupported};
+use super::{BiasGradient, Real, Width, before_relu, elements, finish_rows, last_dim, width};
 
 /// The layer, applied as `x.apply_op3(w, b, Dense { .. })`.
 #[derive(Clone, Copy, Debug)]
@@ -55,20 +55,19 @@ impl CustomOp3 for Dense {
             );
         }
         let rows = x_layout.dims()[0];
-        let out = match x {
-            CpuStorage::F32(_) => CpuStorage::F32(self.forward(
+        let out = match width(self.name(), x)? {
+            Width::F32 => CpuStorage::F32(self.forward(
                 elements(x, x_layout)?,
                 elements(w, w_layout)?,
                 elements(b, b_layout)?,
                 inputs,
             )),
-            CpuStorage::F64(_) => CpuStorage::F64(self.forward(
+            Width::F64 => CpuStorage::F64(self.forward(
                 elements(x, x_layout)?,
                 elements(w, w_layout)?,
                 elements(b, b_layout)?,
                 inputs,
             )),
-            other => return unsupported(self.name(), other),
         };
         Ok((out, (rows, outputs).into()))
     }
@@ -121,18 +120,17 @@ impl CustomOp2 for Product {
         let (a_columns, b_columns) = (last_dim(a_layout)?, last_dim(b_layout)?);
         let rows = if self.transpose_left { a_columns } else { a_layout.dims()[0] };
         let size = rows * b_columns;
-        let out = match a {
-            CpuStorage::F32(_) => {
+        let out = match width(self.name(), a)? {
+            Width::F32 => {
                 let left = Matrix::new(elements::<f32>(a, a_layout)?, a_columns);
                 let right = Matrix::new(elements::<f32>(b, b_layout)?, b_columns);
                 CpuStorage::F32(self.run(left, right, size))
             }
-            CpuStorage::F64(_) => {
+            Width::F64 => {
                 let left = Matrix::new(elements::<f64>(a, a_layout)?, a_columns);
                 let right = Matrix::new(elements::<f64>(b, b_layout)?, b_columns);
                 CpuStorage::F64(self.run(left, right, size))
             }
-            other => return unsupported(self.name(), other),
         };
         Ok((out, (rows, b_columns).into()))
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-use super::{Real, elements, unsupported};
+use super::{Real, Width, elements, width};
 use crate::random::{Purpose, Random, unit};
 
 /// The layer at one step, for one batch of samples in rows.
@@ -29,7 +29,7 @@ pub(crate) struct Dropout {
 
 impl Dropout {
     fn run<T: Real>(&self, x: &[T]) -> Result<Vec<T>> {
-        if self.samples.is_empty() || x.len() % self.samples.len() != 0 {
+        if self.samples.is_empty() || !x.len().is_multiple_of(self.samples.len()) {
             bail!("dropout: {} samples for {} elements", self.samples.len(), x.len())
         }
         let kept = T::from_f64(1.0 / (1.0 - self.rate));
@@ -57,10 +57,9 @@ impl CustomOp1 for Dropout {
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let out = match x {
-            CpuStorage::F32(_) => CpuStorage::F32(self.run(elements(x, layout)?)?),
-            CpuStorage::F64(_) => CpuStorage::F64(self.run(elements(x, layout)?)?),
-            other => return unsupported(self.name(), other),
+        let out = match width(self.name(), x)? {
+            Width::F32 => CpuStorage::F32(self.run(elements(x, layout)?)?),
+            Width::F64 => CpuStorage::F64(self.run(elements(x, layout)?)?),
         };
         Ok((out, layout.shape().clone()))
     }

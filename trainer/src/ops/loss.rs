@@ -6,7 +6,7 @@
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use super::{Real, elements, last_dim, unsupported};
+use super::{Real, Width, elements, last_dim, width};
 
 /// The loss, applied as `logits.apply_op2(labels, CrossEntropy)`: \[batch, classes\]
 /// logits, \[batch\] labels of u32, a scalar result.
@@ -71,16 +71,15 @@ impl CustomOp2 for CrossEntropy {
         let classes = last_dim(logits_layout)?;
         let labels = elements::<u32>(labels, labels_layout)?;
         check(labels, logits_layout.shape().elem_count() / classes, classes)?;
-        let out = match logits {
-            CpuStorage::F32(_) => {
+        let out = match width(self.name(), logits)? {
+            Width::F32 => {
                 let logits = elements::<f32>(logits, logits_layout)?;
                 CpuStorage::F32(vec![forward(logits, labels, classes)])
             }
-            CpuStorage::F64(_) => {
+            Width::F64 => {
                 let logits = elements::<f64>(logits, logits_layout)?;
                 CpuStorage::F64(vec![forward(logits, labels, classes)])
             }
-            other => return unsupported(self.name(), other),
         };
         Ok((out, ().into()))
     }
@@ -115,18 +114,17 @@ impl CustomOp3 for Gradient {
         let classes = last_dim(logits_layout)?;
         let labels = elements::<u32>(labels, labels_layout)?;
         check(labels, logits_layout.shape().elem_count() / classes, classes)?;
-        let out = match logits {
-            CpuStorage::F32(_) => {
+        let out = match width(self.name(), logits)? {
+            Width::F32 => {
                 let grad = elements::<f32>(grad, grad_layout)?[0];
                 let logits = elements::<f32>(logits, logits_layout)?;
                 CpuStorage::F32(backward(logits, labels, classes, grad))
             }
-            CpuStorage::F64(_) => {
+            Width::F64 => {
                 let grad = elements::<f64>(grad, grad_layout)?[0];
                 let logits = elements::<f64>(logits, logits_layout)?;
                 CpuStorage::F64(backward(logits, labels, classes, grad))
             }
-            other => return unsupported(self.name(), other),
         };
         Ok((out, logits_layout.shape().clone()))
     }

@@ -28,20 +28,11 @@ impl<'a, T> Matrix<'a, T> {
 
     /// The transpose; nothing moves.
     pub(super) fn transpose(self) -> Matrix<'a, T> {
-        Matrix {
-            rows: self.columns,
-            columns: self.rows,
-            transposed: !self.transposed,
-            ..self
-        }
+        Matrix { rows: self.columns, columns: self.rows, transposed: !self.transposed, ..self }
     }
 
     fn strides(&self) -> (isize, isize) {
-        if self.transposed {
-            (self.rows.cast_signed(), 1)
-        } else {
-            (1, self.columns.cast_signed())
-        }
+        if self.transposed { (self.rows.cast_signed(), 1) } else { (1, self.columns.cast_signed()) }
     }
 }
 
@@ -58,13 +49,7 @@ pub(super) enum Threads {
 ///
 /// # Panics
 /// If the shapes do not fit: they are computed by the ops, not given by a user.
-pub(super) fn multiply<T: Real>(
-    out: &mut [T],
-    a: Matrix<'_, T>,
-    b: Matrix<'_, T>,
-    add: bool,
-    threads: Threads,
-) {
+pub(super) fn multiply<T: Real>(out: &mut [T], a: Matrix<'_, T>, b: Matrix<'_, T>, add: bool, threads: Threads) {
     assert_eq!(a.columns, b.rows, "inner dimensions of a product");
     assert_eq!(out.len(), a.rows * b.columns, "result of a product");
     assert_eq!(a.data.len(), a.rows * a.columns, "left side of a product");
@@ -106,11 +91,7 @@ pub(super) fn multiply<T: Real>(
 }
 
 /// Runs `work` on each chunk of `out`, on the pool if there are several of both.
-pub(super) fn each_chunk<T: Real>(
-    out: &mut [T],
-    chunk: usize,
-    work: impl Fn(usize, &mut [T]) + Send + Sync,
-) {
+pub(super) fn each_chunk<T: Real>(out: &mut [T], chunk: usize, work: impl Fn(usize, &mut [T]) + Send + Sync) {
     if out.len() <= chunk || rayon::current_num_threads() == 1 {
         out.chunks_mut(chunk).enumerate().for_each(|(i, part)| work(i, part));
     } else {
@@ -119,11 +100,7 @@ pub(super) fn each_chunk<T: Real>(
 }
 
 /// Sums `part(0) + part(1) + …`, each of `size` elements, always in that order.
-pub(super) fn sum_parts<T: Real>(
-    size: usize,
-    parts: usize,
-    part: impl Fn(usize, &mut [T]) + Send + Sync,
-) -> Vec<T> {
+pub(super) fn sum_parts<T: Real>(size: usize, parts: usize, part: impl Fn(usize, &mut [T]) + Send + Sync) -> Vec<T> {
     let one = |i: usize| {
         let mut sum = vec![T::zero(); size];
         part(i, &mut sum);

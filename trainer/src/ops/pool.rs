@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
-use super::{Real, elements, unsupported};
+use super::{Real, Width, elements, width};
 
 /// Window sizes up to this fit the one byte that notes the winner.
 const WINDOW_MAX: usize = 15;
@@ -109,10 +109,9 @@ impl CustomOp1 for MaxPool {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let s = self.sizes(layout.dims())?;
-        let out = match x {
-            CpuStorage::F32(_) => CpuStorage::F32(self.forward(&s, elements(x, layout)?)),
-            CpuStorage::F64(_) => CpuStorage::F64(self.forward(&s, elements(x, layout)?)),
-            other => return unsupported(self.name(), other),
+        let out = match width(self.name(), x)? {
+            Width::F32 => CpuStorage::F32(self.forward(&s, elements(x, layout)?)),
+            Width::F64 => CpuStorage::F64(self.forward(&s, elements(x, layout)?)),
         };
         Ok((out, (s.batch, s.out_height(), s.out_width(), s.channels).into()))
     }
@@ -132,9 +131,7 @@ struct Gradient {
 impl Gradient {
     fn run<T: Real>(&self, grad: &[T]) -> Result<Vec<T>> {
         let s = self.pool.sizes(&self.dims)?;
-        let Some(winners) = self.pool.winners.get() else {
-            bail!("max-pool: backward before forward")
-        };
+        let Some(winners) = self.pool.winners.get() else { bail!("max-pool: backward before forward") };
         if winners.len() != grad.len() || grad.len() != s.out_elements() {
             bail!("max-pool: a value was applied to two inputs")
         }
@@ -156,10 +153,9 @@ impl CustomOp1 for Gradient {
     }
 
     fn cpu_fwd(&self, grad: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let out = match grad {
-            CpuStorage::F32(_) => CpuStorage::F32(self.run(elements(grad, layout)?)?),
-            CpuStorage::F64(_) => CpuStorage::F64(self.run(elements(grad, layout)?)?),
-            other => return unsupported(self.name(), other),
+        let out = match width(self.name(), grad)? {
+            Width::F32 => CpuStorage::F32(self.run(elements(grad, layout)?)?),
+            Width::F64 => CpuStorage::F64(self.run(elements(grad, layout)?)?),
         };
         Ok((out, self.dims.as_slice().into()))
     }

@@ -10,16 +10,8 @@ fn the_known_answers_of_random123_come_out() {
     let pi = [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344];
     let cases = [
         ([0; 4], [0; 2], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),
-        (
-            [u32::MAX; 4],
-            [u32::MAX; 2],
-            [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd],
-        ),
-        (
-            pi,
-            [0xa409_3822, 0x299f_31d0],
-            [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1],
-        ),
+        ([u32::MAX; 4], [u32::MAX; 2], [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]),
+        (pi, [0xa409_3822, 0x299f_31d0], [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1]),
     ];
     for (counter, key, want) in cases {
         assert_eq!(philox(key, counter), want, "counter {counter:x?} key {key:x?}");
@@ -66,8 +58,18 @@ fn units_fill_zero_to_one_evenly() {
 
 #[test]
 fn no_source_file_calls_another_generator() {
-    let forbidden = ["rand(", "randn(", "rand_like(", "randn_like(", "rand_f64(", "randn_f64(",
-        "set_seed(", "rand::", "thread_rng", "candle_nn"];
+    let forbidden = [
+        "rand(",
+        "randn(",
+        "rand_like(",
+        "randn_like(",
+        "rand_f64(",
+        "randn_f64(",
+        "set_seed(",
+        "rand::",
+        "thread_rng",
+        "candle_nn",
+    ];
     let mut pending = vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
     let mut files = 0;
     while let Some(path) = pending.pop() {
