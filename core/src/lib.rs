@@ -35,3 +35,6 @@ pub mod reason;
 pub mod resources;
 pub mod state;
 pub mod time;
+
+#[cfg(test)]
+mod tests;

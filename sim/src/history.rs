@@ -393,7 +393,11 @@ impl History {
     ) -> Check {
         let track = self.leases.get(&lease).ok_or_else(|| format!("lease {lease} was never granted"))?;
         let (head, fenced) = (track.head, track.fenced);
-        held(!fenced || outcome == Outcome::Fenced, || {
+        let by_fence = match outcome {
+            Outcome::Fenced | Outcome::Infra | Outcome::Cancelled => true,
+            Outcome::Ok | Outcome::Failed | Outcome::Oom | Outcome::Timeout | Outcome::Preempted => false,
+        };
+        held(!fenced || by_fence, || {
             format!("{job}[{index}] ended {outcome:?} under a fenced lease")
         })?;
         let ranks = self.jobs.get(&job).map_or(0, |track| track.ranks);

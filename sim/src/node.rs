@@ -271,6 +271,7 @@ impl World {
     fn agent_effect(&mut self, at: usize, effect: Effect) {
         match effect {
             Effect::ToSupervisor(order) => self.tell_supervisor(at, order),
+            Effect::Redial => self.hang_up(at),
             Effect::SendHello { leases } => {
                 let hello = self.nodes[at].hello(leases);
                 self.send_up(at, Up::Hello(hello));

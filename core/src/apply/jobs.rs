@@ -233,6 +233,7 @@ impl State {
         if let Some(ended) = job.body.ended_at.take() {
             self.index.ended.remove(&(ended, id));
         }
+        job.body.exit_code = job.highest_exit_code();
         job.body.after = after.to_vec();
         job.body.cancelled = None;
         job.body.excluded.clear();
@@ -281,6 +282,13 @@ impl State {
 }
 
 impl Job {
+    /// Returns the highest exit code among elements that have ended.
+    fn highest_exit_code(&self) -> Option<i32> {
+        let ended = self.body.records.values().filter(|record| matches!(record.status, RecordStatus::Ended { .. }));
+        let codes = ended.filter_map(|record| record.last.as_ref()?.exit.exit_code);
+        codes.chain(self.body.ended.values().filter_map(|range| range.exit_code)).max()
+    }
+
     /// Puts an ended element back, with all of its retries again.
     fn wait_again(&mut self, at: Time, index: u32, record: ElementRecord) {
         let status = RecordStatus::Waiting { not_before: at };

@@ -69,6 +69,9 @@ impl History {
                 ..
             } => {
                 self.counts(*lease)?;
+                for index in *first..=*last {
+                    self.attempts.entry((*job, index)).or_default().over = true;
+                }
                 self.end(*job, *first, *last)
             }
             Event::AttemptEnded {
