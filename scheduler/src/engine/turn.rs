@@ -22,7 +22,6 @@ use tokio::sync::oneshot;
 use super::desk::{self, Desk, View};
 use super::refused::{self, Refused};
 use super::session::{Outbox, Said};
-use super::watch;
 use super::{Answer, EngineError, Hello, Message, Parts};
 use crate::clock::{Clock, boot_ns, wall_ms};
 use crate::disk::DiskGuard;
@@ -218,7 +217,7 @@ impl Running {
                 batch.rows.extend(old::rows(&self.state, *job, self.now));
             }
             apply(&mut self.state, self.now.time, event);
-            batch.touched.extend(watch::jobs(event));
+            batch.touched.extend(event.jobs());
         }
         batch.events.extend(step.events);
         let mut answer = None;

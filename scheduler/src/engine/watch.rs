@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use gangsaw_core::event::Event;
 use gangsaw_core::id::JobId;
 use gangsaw_proto::jobs::v1 as wire;
 use tokio::sync::watch;
@@ -106,43 +105,5 @@ impl Watches {
             true
         });
         self.due_ns = next;
-    }
-}
-
-/// Returns the jobs that look different after an event.
-pub(super) fn jobs(event: &Event) -> Vec<JobId> {
-    match event {
-        Event::JobsSubmitted { jobs, .. } => jobs.iter().map(|job| job.id).collect(),
-        Event::JobCancelled { job, .. }
-        | Event::JobHeld { job, .. }
-        | Event::JobReleased { job, .. }
-        | Event::ElementsRetried { job, .. }
-        | Event::JobUpdated { job, .. }
-        | Event::JobForgotten { job }
-        | Event::ChunkLeased { job, .. }
-        | Event::GangLeased { job, .. }
-        | Event::LeasePrepared { job, .. }
-        | Event::GangStarted { job, .. }
-        | Event::TaskStarted { job, .. }
-        | Event::ElementsSucceeded { job, .. }
-        | Event::RankEnded { job, .. }
-        | Event::GangStopping { job, .. }
-        | Event::AttemptEnded { job, .. }
-        | Event::ElementsReturned { job, .. }
-        | Event::LeaseTrimmed { job, .. }
-        | Event::LeaseFenced { job, .. }
-        | Event::FenceConfirmed { job, .. }
-        | Event::NodeExcluded { job, .. } => vec![*job],
-        Event::KeysExpired { .. }
-        | Event::NodeRegistered { .. }
-        | Event::NodeReturned { .. }
-        | Event::NodeInventoryChanged { .. }
-        | Event::NodeSilenced { .. }
-        | Event::NodeModeSet { .. }
-        | Event::NodeForgotten { .. }
-        | Event::QueueSet { .. }
-        | Event::RoundDecided { .. }
-        | Event::ReportTaken { .. }
-        | Event::Restored(_) => Vec::new(),
     }
 }
