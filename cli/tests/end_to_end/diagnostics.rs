@@ -51,13 +51,15 @@ fn a_wrong_flag_is_told_with_what_was_meant() {
         Usage: gangsaw submit --gpus <N|MODEL:N> [SPEC] [-- <COMMAND>...]
 
         For more information, try '--help'.
-    "#]].assert_eq(&err(&output));
+    "#]]
+    .assert_eq(&err(&output));
     let output = place.gangsaw(&["submit"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     expect![[r#"
         error[no-work]: nothing to run was given
           hint: give a spec file, or a command after `--`: gangsaw submit -- python train.py
-    "#]].assert_eq(&err(&output));
+    "#]]
+    .assert_eq(&err(&output));
 }
 
 #[test]
@@ -74,5 +76,6 @@ fn a_faulty_config_stops_everything_but_tasks() {
         1 | sever = "x"
           | ^^^^^
           hint: did you mean `server`?
-    "#]].assert_eq(&err(&output).replace(&format!("{}/", place.path().display()), ""));
+    "#]]
+    .assert_eq(&err(&output).replace(&format!("{}/", place.path().display()), ""));
 }
