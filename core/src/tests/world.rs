@@ -109,6 +109,11 @@ impl World {
             let wanted = self.state.wants_round(self.now);
             let step = place(&self.state, self.now);
             let incremental = solve(&self.state, self.now, false);
+            if incremental != scratch {
+                let lines: Vec<&str> = self.trace.lines().collect();
+                eprintln!("{}", lines[lines.len().saturating_sub(120)..].join("\n"));
+                eprintln!("{:#?}", self.state.index.lines);
+            }
             assert_eq!(incremental, scratch, "the incremental round decides what the one from scratch does");
             assert!(wanted || step.events.is_empty(), "a round that nobody wanted decided something");
             if step.events.is_empty() {
