@@ -80,7 +80,8 @@ fn all_faults_are_told_at_once() {
         env.A=B: bad-env: a name has no `=`, and neither it nor the value a NUL byte ()
         workdir: not-absolute: it is not an absolute path (begin it with `/`)
         requeue_on: out-of-range: 256 is not within 1..=255 ()
-    "#]].assert_eq(&faults(bad));
+    "#]]
+    .assert_eq(&faults(bad));
 }
 
 #[test]
