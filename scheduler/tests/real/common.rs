@@ -51,8 +51,7 @@ pub(crate) async fn connect(address: SocketAddr, token: &str) -> Clients {
     let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     let bearer = Bearer(token.to_owned());
     Clients {
-        jobs: JobsServiceClient::with_interceptor(channel.clone(), bearer.clone())
-            .max_encoding_message_size(64 << 20),
+        jobs: JobsServiceClient::with_interceptor(channel.clone(), bearer.clone()).max_encoding_message_size(64 << 20),
         admin: AdminServiceClient::with_interceptor(channel.clone(), bearer.clone()),
         node: NodeServiceClient::with_interceptor(channel, bearer),
     }

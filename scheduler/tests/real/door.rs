@@ -119,12 +119,8 @@ async fn all_faults_of_a_submit_come_at_once_with_their_places() {
     let dir = tempfile::tempdir().unwrap();
     let scheduler = Scheduler::start(dir.path()).await;
     let good = shell("k", "true").jobs.remove(0);
-    let bad = jobs::JobSpec {
-        name: "bell\u{7}".to_owned(),
-        priority: Some(5_000),
-        requeue_on: vec![900],
-        ..good.clone()
-    };
+    let bad =
+        jobs::JobSpec { name: "bell\u{7}".to_owned(), priority: Some(5_000), requeue_on: vec![900], ..good.clone() };
     let request = jobs::SubmitRequest { jobs: vec![good, bad], ..shell("k1", "true") };
     let refused = scheduler.clients.jobs.clone().submit(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
@@ -192,7 +188,10 @@ async fn nodes_and_queues_are_set_and_listed() {
     };
     client.set_node(cordon).await.unwrap();
     let nodes = client.list_nodes(admin::ListNodesRequest {}).await.unwrap().into_inner().nodes;
-    assert_eq!((nodes[0].name.as_str(), nodes[0].mode(), nodes[0].reason.as_str()), ("n1", admin::NodeMode::Cordoned, "fan"));
+    assert_eq!(
+        (nodes[0].name.as_str(), nodes[0].mode(), nodes[0].reason.as_str()),
+        ("n1", admin::NodeMode::Cordoned, "fan")
+    );
     assert!(nodes[0].connected && nodes[0].last_heard_at.is_some());
     assert_eq!(nodes[0].milli_cpus_free, 4_000);
     scheduler.clients.jobs.clone().submit(shell("k1", "true")).await.unwrap();

@@ -82,7 +82,8 @@ async fn drive(clients: &Clients, jobs_wanted: u32) -> BTreeMap<String, u64> {
             use gangsaw_proto::node::v1::attach_response::Message as ToNode;
             while let Some(message) = agent.try_next().await {
                 if let ToNode::Grant(grant) = message {
-                    let facts = vec![crate::common::started(grant.first_index), crate::common::ended(grant.first_index, 0)];
+                    let facts =
+                        vec![crate::common::started(grant.first_index), crate::common::ended(grant.first_index, 0)];
                     agent.say(grant.lease_id, facts).await;
                 }
             }

@@ -1,6 +1,5 @@
 //! A job through the real engine, the real store and real RPC, with an agent that speaks node.v1.
 
-
 use crate::common::{Scheduler, array, ended, get, reason, shell, started, submit, wait};
 use gangsaw_proto::jobs::v1 as jobs;
 use gangsaw_proto::node::v1 as node;
@@ -81,11 +80,8 @@ async fn an_agent_that_redials_gets_what_it_is_owed() {
     assert_eq!(agent.grant().await.lease_id, lost.lease_id, "the grant that was lost comes again");
     agent.report(lost.lease_id, vec![started(0)]).await;
 
-    let held = node::HeldLease {
-        lease_id: lost.lease_id,
-        phase: node::held_lease::Phase::Running.into(),
-        last_index: 0,
-    };
+    let held =
+        node::HeldLease { lease_id: lost.lease_id, phase: node::held_lease::Phase::Running.into(), last_index: 0 };
     let mut second = crate::common::Agent::attach(&scheduler.clients, "n1", vec![held]).await;
     assert!(agent.try_next().await.is_none(), "the older session of the node ended");
     scheduler.clients.jobs.clone().cancel(jobs::CancelRequest { select: select(1) }).await.unwrap();
@@ -99,11 +95,8 @@ async fn an_agent_that_redials_gets_what_it_is_owed() {
             other => panic!("not a revoke: {other:?}"),
         }
     }
-    let revoked = Kind::Ended(node::Ended {
-        signal: Some(15),
-        cause: node::ended::Cause::Revoked.into(),
-        ..Default::default()
-    });
+    let revoked =
+        Kind::Ended(node::Ended { signal: Some(15), cause: node::ended::Cause::Revoked.into(), ..Default::default() });
     second.report(lost.lease_id, vec![revoked]).await;
     assert_eq!(wait(&scheduler.clients, 1).await.state(), jobs::State::Cancelled);
 
@@ -130,7 +123,7 @@ async fn an_array_runs_in_chunks_and_each_index_counts_once() {
     let mut seen = vec![0_u32; 10_000];
     let mut grants = std::collections::VecDeque::new();
     let mut largest = 0;
-    while seen.iter().any(|count| *count == 0) {
+    while seen.contains(&0) {
         let grant = match grants.pop_front() {
             Some(grant) => grant,
             None => loop {
@@ -194,7 +187,10 @@ async fn a_heartbeat_is_answered_and_a_lasting_difference_asks_for_a_hello() {
     agent.send(beat(1, 0)).await;
     assert!(matches!(agent.next().await, ToNode::HeartbeatAck(ack) if ack.sent_ms == 1));
     agent.send(beat(2, 1)).await;
-    assert!(matches!(agent.next().await, ToNode::HeartbeatAck(ack) if ack.sent_ms == 2), "once may be a report on its way");
+    assert!(
+        matches!(agent.next().await, ToNode::HeartbeatAck(ack) if ack.sent_ms == 2),
+        "once may be a report on its way"
+    );
     agent.send(beat(3, 1)).await;
     assert!(matches!(agent.next().await, ToNode::HeartbeatAck(ack) if ack.sent_ms == 3));
     assert!(matches!(agent.next().await, ToNode::Reconcile(_)));
