@@ -156,6 +156,28 @@ async fn an_array_runs_in_chunks_and_each_index_counts_once() {
     assert!(seen.iter().all(|count| *count == 1));
     assert!(largest >= 64, "chunks grow: {largest}");
     scheduler.stop().await;
+
+    let mut records = Vec::new();
+    gangsaw_scheduler::read_log(dir.path(), |record| records.push(record)).unwrap();
+    assert!(records.iter().zip(1..).all(|(record, seq)| record.seq == seq), "the log has no gap");
+    let different = gangsaw_core::place::replay(gangsaw_core::state::State::new(), &records);
+    assert_eq!(different, [], "every recorded round is decided again as it was");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_million_finished_tasks_take_little_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let scheduler = Scheduler::start(dir.path()).await;
+    let mut agent = scheduler.agent("n1").await;
+    let spec = jobs::JobSpec { array: Some(array(999_999)), ..shell("", "true").jobs.remove(0) };
+    scheduler.clients.jobs.clone().submit(submit("k1", spec)).await.unwrap();
+    finish_array(&mut agent, 1_000_000).await;
+    assert_eq!(wait(&scheduler.clients, 1).await.state(), jobs::State::Completed);
+    scheduler.stop().await;
+    let folder = std::fs::read_dir(dir.path().join("scheduler")).unwrap();
+    let bytes: u64 = folder.map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    println!("a million finished tasks: {bytes} bytes of database and log");
+    assert!(bytes < 30 << 20, "{bytes}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
