@@ -170,7 +170,11 @@ fn file(path: &Path) -> Result<String, Fault> {
         fault("no-such-spec", format!("{shown} cannot be read: {error}"), hint)
     })?;
     if !found.is_file() {
-        return Err(fault("no-such-spec", format!("{shown} is not a file"), "give a YAML, TOML or JSON file, or a script"));
+        return Err(fault(
+            "no-such-spec",
+            format!("{shown} is not a file"),
+            "give a YAML, TOML or JSON file, or a script",
+        ));
     }
     if found.len() > SPEC_BYTES_MAX {
         let message = format!("{shown} has {} bytes, and a spec has at most {SPEC_BYTES_MAX}", found.len());
@@ -180,7 +184,11 @@ fn file(path: &Path) -> Result<String, Fault> {
         .map_err(|error| fault("no-such-spec", format!("{shown} cannot be read: {error}"), "check its permissions"))?;
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        fault("syntax", format!("{shown} is not UTF-8 text at byte {at}"), "give a YAML, TOML or JSON file, or a script")
+        fault(
+            "syntax",
+            format!("{shown} is not UTF-8 text at byte {at}"),
+            "give a YAML, TOML or JSON file, or a script",
+        )
     })
 }
 

@@ -26,6 +26,7 @@ macro_rules! boundary {
 boundary!(jobs, "gangsaw.jobs.v1", "People's programs and the scheduler.");
 boundary!(admin, "gangsaw.admin.v1", "Operators and the scheduler.");
 boundary!(node, "gangsaw.node.v1", "Agents and the scheduler.");
+boundary!(log, "gangsaw.log.v1", "What the scheduler stores.");
 boundary!(supervisor, "gangsaw.supervisor.v1", "Agents and supervisors.");
 
 /// The descriptor set of every boundary, for gRPC reflection and for tests that walk every call.

@@ -47,7 +47,8 @@ fn alternative(r: &mut Reader, tree: &Tree, recipe: bool, listed: bool) -> Vec<D
         base.gpu_memory_bytes = r.amount(value, "`gpu_memory`", units::bytes).unwrap_or_default();
     }
     let gpus = tree.get("gpus").and_then(|value| r.amount(value, "`gpus`", units::gpus));
-    let device = tree.get("device").and_then(|value| Some((value, r.choice(value, "`device`", &["auto", "cpu", "gpu"])?)));
+    let device =
+        tree.get("device").and_then(|value| Some((value, r.choice(value, "`device`", &["auto", "cpu", "gpu"])?)));
     let without_gpu = gpus.as_ref().is_none_or(|gpus| gpus.count == 0);
     match device {
         Some((_, "auto")) if recipe && !listed => return both(gpus.unwrap_or_default(), base),
@@ -57,7 +58,12 @@ fn alternative(r: &mut Reader, tree: &Tree, recipe: bool, listed: bool) -> Vec<D
             r.fault("conflict", &value.span, message, hint);
         }
         Some((_, "cpu")) if !without_gpu => {
-            r.fault("conflict", &tree.place("gpus"), "`device: cpu` asks for no GPU, and `gpus` asks for some", "remove one");
+            r.fault(
+                "conflict",
+                &tree.place("gpus"),
+                "`device: cpu` asks for no GPU, and `gpus` asks for some",
+                "remove one",
+            );
         }
         Some((_, "gpu")) => return vec![with_gpus(gpus.unwrap_or_default(), base)],
         None if recipe && gpus.is_none() && !listed => return both(Gpus::default(), base),

@@ -126,12 +126,13 @@ impl Line<'_> {
     /// Where the value of the nth `--flag` stands; the whole line when it cannot be found.
     fn value(&self, flag: &str, nth: usize) -> Span {
         let with_equals = format!("{flag}=");
-        let mut found = self.tokens.iter().enumerate().take_while(|(_, token)| token.text != "--").filter_map(|(at, token)| {
-            if token.text == flag {
-                return Some(self.tokens.get(at + 1).map_or(token, |next| next).range.clone());
-            }
-            token.text.starts_with(&with_equals).then(|| token.range.start + with_equals.len()..token.range.end)
-        });
+        let mut found =
+            self.tokens.iter().enumerate().take_while(|(_, token)| token.text != "--").filter_map(|(at, token)| {
+                if token.text == flag {
+                    return Some(self.tokens.get(at + 1).map_or(token, |next| next).range.clone());
+                }
+                token.text.starts_with(&with_equals).then(|| token.range.start + with_equals.len()..token.range.end)
+            });
         let range = found.nth(nth).unwrap_or_else(|| self.whole());
         Span { source: self.source, range }
     }
@@ -150,13 +151,21 @@ impl JobFlags {
     pub(crate) fn tree(&self, line: &Line<'_>, faults: &mut Vec<Fault>) -> Tree {
         let mut tree = Tree::empty(Span { source: line.source, range: line.whole() });
         let words = [
-            ("--name", "name", &self.name), ("--queue", "queue", &self.queue), ("--device", "resources.device", &self.device),
-            ("--array", "array", &self.array), ("--rendezvous", "rendezvous", &self.rendezvous),
-            ("--time-limit", "time_limit", &self.time_limit), ("--workdir", "workdir", &self.workdir),
-            ("--output-dir", "output_dir", &self.output_dir), ("--grace", "grace", &self.grace),
-            ("--on-disconnect", "on_disconnect", &self.on_disconnect), ("--lost-after", "lost_after", &self.lost_after),
-            ("--stop-after", "stop_after", &self.stop_after), ("--gpu-memory", "resources.gpu_memory", &self.gpu_memory),
-            ("--memory", "resources.memory", &self.memory), ("--gpus", "resources.gpus", &self.gpus),
+            ("--name", "name", &self.name),
+            ("--queue", "queue", &self.queue),
+            ("--device", "resources.device", &self.device),
+            ("--array", "array", &self.array),
+            ("--rendezvous", "rendezvous", &self.rendezvous),
+            ("--time-limit", "time_limit", &self.time_limit),
+            ("--workdir", "workdir", &self.workdir),
+            ("--output-dir", "output_dir", &self.output_dir),
+            ("--grace", "grace", &self.grace),
+            ("--on-disconnect", "on_disconnect", &self.on_disconnect),
+            ("--lost-after", "lost_after", &self.lost_after),
+            ("--stop-after", "stop_after", &self.stop_after),
+            ("--gpu-memory", "resources.gpu_memory", &self.gpu_memory),
+            ("--memory", "resources.memory", &self.memory),
+            ("--gpus", "resources.gpus", &self.gpus),
             ("--cpus", "resources.cpus", &self.cpus),
         ];
         for (flag, path, value) in words {
@@ -164,7 +173,11 @@ impl JobFlags {
                 tree.set(path, Tree::text(text, line.value(flag, 0)));
             }
         }
-        let numbers = [("--priority", "priority", &self.priority), ("--replicas", "replicas", &self.replicas), ("--retry", "retry", &self.retry)];
+        let numbers = [
+            ("--priority", "priority", &self.priority),
+            ("--replicas", "replicas", &self.replicas),
+            ("--retry", "retry", &self.retry),
+        ];
         for (flag, path, value) in numbers {
             if let Some(text) = value {
                 tree.set(path, number(text, line.value(flag, 0)));

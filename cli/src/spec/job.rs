@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use gangsaw_proto::jobs::v1::job_spec::Work;
-use gangsaw_proto::jobs::v1::{
-    Argv, Dependency, JobSpec, OnDisconnect, Recipe, Rendezvous, Retry, dependency,
-};
+use gangsaw_proto::jobs::v1::{Argv, Dependency, JobSpec, OnDisconnect, Recipe, Rendezvous, Retry, dependency};
 
 use super::demand;
 use super::read::{Reader, items, shown};
@@ -19,16 +17,32 @@ use super::units;
 
 /// Every key of a job.
 pub(crate) const KEYS: &[&str] = &[
-    "name", "queue", "priority", "labels", "run", "recipe", "resources", "array", "replicas", "rendezvous", "after",
-    "time_limit", "retry", "env", "workdir", "output_dir", "grace", "on_disconnect", "lost_after", "stop_after",
-    "requeue_on", "hold",
+    "name",
+    "queue",
+    "priority",
+    "labels",
+    "run",
+    "recipe",
+    "resources",
+    "array",
+    "replicas",
+    "rendezvous",
+    "after",
+    "time_limit",
+    "retry",
+    "env",
+    "workdir",
+    "output_dir",
+    "grace",
+    "on_disconnect",
+    "lost_after",
+    "stop_after",
+    "requeue_on",
+    "hold",
 ];
 
 /// Characters a name may have; the scheduler holds the same limit.
 const NAME_MAX: usize = 128;
-/// Names of built-in recipes.
-const RECIPES: &[&str] = &["mlp", "cnn"];
-
 /// What reading a job needs to know besides its tree.
 pub(crate) struct Surroundings<'a> {
     /// Relative folders start here.
@@ -131,16 +145,16 @@ fn command(r: &mut Reader, run: &Tree) -> Option<Work> {
     Some(Work::Argv(Argv { args }))
 }
 
-/// `recipe`: a name, or a map of a name and the recipe's settings.
+/// `recipe`: a name, or a map of a name and the recipe's settings, which the recipe itself checks.
 fn recipe(r: &mut Reader, recipe: &Tree) -> Option<Work> {
     let hint = "write `recipe: cnn`, or a map such as {name: cnn, epochs: 5}";
+    let known: Vec<&str> = gangsaw_trainer::recipes().iter().map(|recipe| recipe.name).collect();
     if let Value::Text(_) = &recipe.value {
-        let name = r.choice(recipe, "`recipe`", RECIPES)?;
+        let name = r.choice(recipe, "`recipe`", &known)?;
         return Some(Work::Recipe(Recipe { name: name.to_owned(), settings_json: String::new() }));
     }
-    let entries = r.open_map(recipe, "`recipe`", hint);
     let mut settings = serde_json::Map::new();
-    for (key, value) in entries.iter().filter(|(key, _)| key.text != "name") {
+    for (key, value) in r.open_map(recipe, "`recipe`", hint).iter().filter(|(key, _)| key.text != "name") {
         if let Some(json) = json(r, value) {
             settings.insert(key.text.clone(), json);
         }
@@ -151,9 +165,17 @@ fn recipe(r: &mut Reader, recipe: &Tree) -> Option<Work> {
         }
         return None;
     };
-    let name = r.choice(name, "`recipe.name`", RECIPES)?.to_owned();
+    let name = r.choice(name, "`recipe.name`", &known)?.to_owned();
     let settings_json =
         if settings.is_empty() { String::new() } else { serde_json::Value::Object(settings).to_string() };
+    if let Err(wrong) = gangsaw_trainer::TrainConfig::parse(&name, &settings_json) {
+        for fault in wrong.0 {
+            let place = recipe.place(&fault.key);
+            let message = format!("`recipe.{}` {}", shown(&fault.key), fault.problem);
+            r.fault("bad-setting", &place, message, "see the recipe's settings in its documentation");
+        }
+        return None;
+    }
     Some(Work::Recipe(Recipe { name, settings_json }))
 }
 
@@ -302,7 +324,12 @@ fn silence(r: &mut Reader, tree: &Tree, spec: &mut JobSpec) {
         Some("stop") => {
             spec.on_disconnect = OnDisconnect::Stop.into();
             if tree.get("stop_after").is_none() {
-                r.fault("missing-key", &value.span, "`on_disconnect: stop` needs `stop_after`", "add `stop_after: 2min`");
+                r.fault(
+                    "missing-key",
+                    &value.span,
+                    "`on_disconnect: stop` needs `stop_after`",
+                    "add `stop_after: 2min`",
+                );
             }
         }
         Some(_) => spec.on_disconnect = OnDisconnect::Keep.into(),
@@ -327,7 +354,6 @@ fn retry(r: &mut Reader, tree: &Tree) -> Option<Retry> {
     retry.infra = times("infra");
     retry.preempted = times("preempted");
     retry.oom = times("oom");
-    retry.backoff =
-        tree.get("backoff").and_then(|value| r.amount(value, "`retry.backoff`", units::duration)).map(wire);
+    retry.backoff = tree.get("backoff").and_then(|value| r.amount(value, "`retry.backoff`", units::duration)).map(wire);
     Some(retry)
 }

@@ -96,7 +96,12 @@ impl Reader {
             Some(whole) if bounds.contains(&whole) => Some(whole),
             Some(_) | None => {
                 let message = format!("{what} must be {wanted}, and this is {}", shown(&number.raw));
-                self.fault("bad-value", &tree.span, message, format!("choose from {} to {}", bounds.start(), bounds.end()));
+                self.fault(
+                    "bad-value",
+                    &tree.span,
+                    message,
+                    format!("choose from {} to {}", bounds.start(), bounds.end()),
+                );
                 None
             }
         }
@@ -175,7 +180,11 @@ pub(crate) fn shown(text: &str) -> String {
 /// Text without control characters: nothing a terminal would obey.
 pub(crate) fn harmless(text: &str) -> String {
     text.chars().fold(String::new(), |mut out, c| {
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+        if c.is_control() {
+            out.extend(c.escape_default())
+        } else {
+            out.push(c)
+        }
         out
     })
 }

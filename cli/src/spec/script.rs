@@ -46,7 +46,8 @@ pub(crate) fn script(
     };
     tree.span = whole.clone();
     if let Some(program) = interpreter(text, &whole, faults) {
-        let words = program.into_iter().chain(["-c".into(), text.to_owned(), path.to_owned()]).chain(args.iter().cloned());
+        let words =
+            program.into_iter().chain(["-c".into(), text.to_owned(), path.to_owned()]).chain(args.iter().cloned());
         let items = words.map(|word| Tree::text(word, whole.clone())).collect();
         tree.set("run", Tree { value: Value::List(items), span: whole });
     }

@@ -116,17 +116,37 @@ fn said(spec: &JobSpec) -> String {
     let after: Vec<_> = spec.after.iter().map(|after| (after.kind, after.job.clone())).collect();
     format!(
         "name={} queue={} priority={:?} hold={} replicas={} rendezvous={}\nwork={:?}\ndemands={:?}\narray={:?}\nafter={:?}\ntime_limit={:?} grace={:?} lost_after={:?} stop_after={:?} on_disconnect={}\nretry={:?}\nworkdir={} output_dir={} requeue_on={:?}\nenv={:?} labels={:?}\n",
-        spec.name, spec.queue, spec.priority, spec.hold, spec.replicas, spec.rendezvous, spec.work, spec.demands,
-        spec.array, after, seconds(&spec.time_limit), seconds(&spec.grace), seconds(&spec.lost_after),
-        seconds(&spec.stop_after), spec.on_disconnect, spec.retry, spec.workdir, spec.output_dir, spec.requeue_on,
-        sorted(&spec.env), sorted(&spec.labels)
+        spec.name,
+        spec.queue,
+        spec.priority,
+        spec.hold,
+        spec.replicas,
+        spec.rendezvous,
+        spec.work,
+        spec.demands,
+        spec.array,
+        after,
+        seconds(&spec.time_limit),
+        seconds(&spec.grace),
+        seconds(&spec.lost_after),
+        seconds(&spec.stop_after),
+        spec.on_disconnect,
+        spec.retry,
+        spec.workdir,
+        spec.output_dir,
+        spec.requeue_on,
+        sorted(&spec.env),
+        sorted(&spec.labels)
     )
 }
 
 #[test]
 fn three_formats_and_a_script_say_the_same() {
     let yaml = good("a.yaml", "name: t\nrun: [echo, hi]\nresources: {gpus: 1, memory: 1GiB}\nenv: {A: b}\n");
-    let toml = good("a.toml", "name = \"t\"\nrun = [\"echo\", \"hi\"]\n[resources]\ngpus = 1\nmemory = \"1GiB\"\n[env]\nA = \"b\"\n");
+    let toml = good(
+        "a.toml",
+        "name = \"t\"\nrun = [\"echo\", \"hi\"]\n[resources]\ngpus = 1\nmemory = \"1GiB\"\n[env]\nA = \"b\"\n",
+    );
     let json = good(
         "a.json",
         "{\t\"name\": \"t\", \"run\": [\"echo\", \"hi\"],\n\t\"resources\": {\"gpus\": 1, \"memory\": \"1GiB\"}, \"env\": {\"A\": \"b\"}}",
@@ -142,11 +162,15 @@ fn three_formats_and_a_script_say_the_same() {
 #[test]
 fn flags_lie_over_the_environment_and_that_over_the_spec() {
     let spec = "run: x\nqueue: file\npriority: 1\ntime_limit: 1h\nresources: {gpus: 1, cpus: 2}\n";
-    let environment = [("GANGSAW_QUEUE", "env"), ("GANGSAW_PRIORITY", "2"), ("PATH", "/bin"), ("SHLVL", "1"), ("GANGSAW_TOKEN", "t")];
+    let environment =
+        [("GANGSAW_QUEUE", "env"), ("GANGSAW_PRIORITY", "2"), ("PATH", "/bin"), ("SHLVL", "1"), ("GANGSAW_TOKEN", "t")];
     let loaded = load_with("a.yaml", spec, &["--priority", "-3", "--gpus", "a100:4"], &environment).unwrap();
     let spec = &loaded.specs[0];
     assert_eq!((spec.queue.as_str(), spec.priority), ("env", Some(-3)));
-    assert_eq!((spec.demands[0].gpus, spec.demands[0].gpu_model.as_str(), spec.demands[0].milli_cpus), (4, "a100", 2000));
+    assert_eq!(
+        (spec.demands[0].gpus, spec.demands[0].gpu_model.as_str(), spec.demands[0].milli_cpus),
+        (4, "a100", 2000)
+    );
     assert_eq!(spec.exported_env.keys().collect::<Vec<_>>(), ["PATH"]);
     let loaded = load_with("a.yaml", "run: x\n", &["--export", "all"], &environment).unwrap();
     assert_eq!(loaded.specs[0].exported_env.len(), 2, "the token stays at home");
@@ -154,7 +178,10 @@ fn flags_lie_over_the_environment_and_that_over_the_spec() {
 
 #[test]
 fn a_recipe_may_run_with_or_without_a_gpu() {
-    let recipe = |device: &str| good("a.yaml", &format!("recipe: {{name: cnn, epochs: 5, lr: 1e-3}}\nresources: {{cpus: 2{device}}}\n"))[0].clone();
+    let recipe = |device: &str| {
+        good("a.yaml", &format!("recipe: {{name: cnn, epochs: 5, lr: 1e-3}}\nresources: {{cpus: 2{device}}}\n"))[0]
+            .clone()
+    };
     let gpus = |spec: &JobSpec| spec.demands.iter().map(|demand| demand.gpus).collect::<Vec<_>>();
     assert_eq!(gpus(&recipe("")), [1, 0]);
     assert_eq!(gpus(&recipe(", device: auto")), [1, 0]);
@@ -168,7 +195,11 @@ fn a_recipe_may_run_with_or_without_a_gpu() {
 #[test]
 fn all_faults_are_told_at_once_each_in_its_place() {
     let text = "nam: x\nrun: 5\nresources:\n  gpus: 0.5\n  memroy: 8GiB\n  memory: 8\n  cpus: many\npriority: high\ntime_limit: 90\nretry: {failures: 1}\nafter: [prepare]\narray: 0-1000000000000\nenv: [A=b]\n";
-    bad("job.yaml", text, &[], &expect![[r#"
+    bad(
+        "job.yaml",
+        text,
+        &[],
+        &expect![[r#"
         error[unknown-key]: a job has no key `nam`
          --> job.yaml:1:1
           |
@@ -252,17 +283,48 @@ fn all_faults_are_told_at_once_each_in_its_place() {
         13 | env: [A=b]
            |      ^
           hint: `env` is a map such as {SEED: 1}
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_wrong_flag_has_its_caret_on_the_command_line() {
-    bad("", "", &["--gpus", "two", "--env", "SEED", "--device=auto", "--", "python", "train it.py"], &expect![[r#""#]]);
+    bad(
+        "",
+        "",
+        &["--gpus", "two", "--env", "SEED", "--device=auto", "--", "python", "train it.py"],
+        &expect![[r#"
+        error[bad-value]: `gpus`: `two` is not a number of GPUs
+         --> command line:1:16
+          |
+        1 | gangsaw --gpus two --env SEED --device=auto -- python 'train it.py'
+          |                ^^^
+          hint: write `2`, or `h200:2` for a model
+
+        error[bad-value]: `--env SEED` sets nothing
+         --> command line:1:26
+          |
+        1 | gangsaw --gpus two --env SEED --device=auto -- python 'train it.py'
+          |                          ^^^^
+          hint: write `--env NAME=VALUE`
+
+        error[conflict]: `device: auto` is for recipes: only its author knows that a command can do without a GPU
+         --> command line:1:40
+          |
+        1 | gangsaw --gpus two --env SEED --device=auto -- python 'train it.py'
+          |                                        ^^^^
+          hint: list both, best first: resources: [{gpus: 1}, {cpus: 4}]
+    "#]],
+    );
 }
 
 #[test]
 fn a_script_has_its_carets_in_its_own_lines() {
-    bad("job.sh", "#!/bin/sh\n#GANGSAW --gpus two\n#GANGSAW --tim-limit 2h\necho\n#GANGSAW --hold\n", &[], &expect![[r#"
+    bad(
+        "job.sh",
+        "#!/bin/sh\n#GANGSAW --gpus two\n#GANGSAW --tim-limit 2h\necho\n#GANGSAW --hold\n",
+        &[],
+        &expect![[r#"
         error[unknown-flag]: unexpected argument '--tim-limit' found
          --> job.sh:3:10
           |
@@ -276,43 +338,63 @@ fn a_script_has_its_carets_in_its_own_lines() {
         5 | #GANGSAW --hold
           | ^^^^^^^^^^^^^^^
           hint: move it above the first command
-    "#]]);
-    bad("job.pl", "#!/usr/bin/perl\nprint 1;\n", &[], &expect![[r#"
-        error[unknown-interpreter]: a batch script runs under one of sh, bash, dash, zsh, ksh, python, python3, and this one asks for `p…
-         --> job.pl:1:1
-          |
-        1 | #!/usr/bin/perl
-          | ^^^^^^^^^^^^^^^
-          hint: write a YAML spec with `run: [interpreter, /path/to/script]`
+    "#]],
+    );
+    bad(
+        "job.pl",
+        "#!/usr/bin/perl\nprint 1;\n",
+        &[],
+        &expect![[r#"
+            error[unknown-interpreter]: a batch script runs under one of sh, bash, dash, zsh, ksh, python, python3, and this one asks for `perl`
+             --> job.pl:1:1
+              |
+            1 | #!/usr/bin/perl
+              | ^^^^^^^^^^^^^^^
+              hint: write a YAML spec with `run: [interpreter, /path/to/script]`
 
-        error[missing-key]: the job does not say what runs
-         --> job.pl:1:1
-          |
-        1 | #!/usr/bin/perl
-          | ^^^^^^^^^^^^^^^
-          hint: add `run: python train.py`, or `recipe: cnn`
-    "#]]);
+            error[missing-key]: the job does not say what runs
+             --> job.pl:1:1
+              |
+            1 | #!/usr/bin/perl
+              | ^^^^^^^^^^^^^^^
+              hint: add `run: python train.py`, or `recipe: cnn`
+        "#]],
+    );
 }
 
 #[test]
 fn syntax_faults_are_shown_where_they_are() {
-    bad("a.yaml", "run: [a\nname: b\n", &[], &expect![[r#"
-        error[syntax]: illegal placement of ':' indicator
-         --> a.yaml:1:1
-          |
-        1 | run: [a
-          | ^
-          hint: a spec is one YAML map such as `run: python train.py`
-    "#]]);
-    bad("a.json", "{\"run\": \"x\",\n \"name\" \"y\"}", &[], &expect![[r#"
+    bad(
+        "a.yaml",
+        "run: [a\nname: b\n",
+        &[],
+        &expect![[r#"
+            error[syntax]: illegal placement of ':' indicator
+             --> a.yaml:2:5
+              |
+            2 | name: b
+              |     ^
+              hint: a spec is one YAML map such as `run: python train.py`
+        "#]],
+    );
+    bad(
+        "a.json",
+        "{\"run\": \"x\",\n \"name\" \"y\"}",
+        &[],
+        &expect![[r#"
         error[syntax]: this is not JSON: expected `:`
          --> a.json:2:9
           |
         2 |  "name" "y"}
           |         ^
           hint: a spec is one JSON object such as {"run": "python train.py"}
-    "#]]);
-    bad("a.toml", "run = x\nname = \"\n", &[], &expect![[r#"
+    "#]],
+    );
+    bad(
+        "a.toml",
+        "run = x\nname = \"\n",
+        &[],
+        &expect![[r#"
         error[syntax]: string values must be quoted, expected literal string
          --> a.toml:1:7
           |
@@ -326,29 +408,44 @@ fn syntax_faults_are_shown_where_they_are() {
         2 | name = "
           |         ^
           hint: a spec is a TOML table such as `run = "python train.py"`
-    "#]]);
-    bad("a.yaml", "run: a\nrun: b\n", &[], &expect![[r#"
-        error[syntax]: duplicate mapping key: run, set DuplicateKeyPolicy in Options if acceptable
-         --> a.yaml:2:1
-          |
-        2 | run: b
-          | ^^^
-          hint: a spec is one YAML map such as `run: python train.py`
-    "#]]);
-    bad("a.yaml", "- run: a\n", &[], &expect![[r#"
+    "#]],
+    );
+    bad(
+        "a.yaml",
+        "run: a\nrun: b\n",
+        &[],
+        &expect![[r#"
+            error[syntax]: duplicate mapping key: run
+             --> a.yaml:2:1
+              |
+            2 | run: b
+              | ^^^
+              hint: a spec is one YAML map such as `run: python train.py`
+        "#]],
+    );
+    bad(
+        "a.yaml",
+        "- run: a\n",
+        &[],
+        &expect![[r#"
         error[wrong-type]: a spec must be a map, and this is a list
          --> a.yaml:1:1
           |
         1 | - run: a
           | ^
           hint: write keys such as `run: python train.py`
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn jobs_that_wait_for_each_other_are_refused() {
     let text = "jobs:\n  - {name: a, run: x, after: c}\n  - {name: b, run: x, after: 'ok:a'}\n  - {name: c, run: x, after: [b, d]}\n  - {name: d, run: x}\n  - {name: d, run: y}\n  - {run: y, after: e}\n";
-    bad("jobs.yaml", text, &[], &expect![[r#"
+    bad(
+        "jobs.yaml",
+        text,
+        &[],
+        &expect![[r#"
         error[cycle]: these jobs wait for each other: a → c → b → a
          --> jobs.yaml:2:30
           |
@@ -376,12 +473,17 @@ fn jobs_that_wait_for_each_other_are_refused() {
         7 |   - {run: y, after: e}
           |                     ^
           hint: did you mean `a`?
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_name_with_control_characters_is_refused_and_shown_harmlessly() {
-    bad("a.yaml", "run: x\nname: \"a\\e[31mb\"\nqueue: \"\\a\"\n", &[], &expect![[r#"
+    bad(
+        "a.yaml",
+        "run: x\nname: \"a\\e[31mb\"\nqueue: \"\\a\"\n",
+        &[],
+        &expect![[r#"
         error[bad-value]: `name` contains the control character `\u{1b}`
          --> a.yaml:2:7
           |
@@ -395,15 +497,21 @@ fn a_name_with_control_characters_is_refused_and_shown_harmlessly() {
         3 | queue: "\a"
           |        ^^^^
           hint: use 1 to 128 letters, digits, `-`, `_` or spaces
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn a_huge_spec_is_refused_before_it_is_read() {
-    bad("a.yaml", &format!("run: x\n# {}\n", "x".repeat(10 << 20)), &[], &expect![[r#"
+    bad(
+        "a.yaml",
+        &format!("run: x\n# {}\n", "x".repeat(10 << 20)),
+        &[],
+        &expect![[r#"
         error[too-large]: a.yaml has 10485770 bytes, and a spec has at most 1048576
           hint: keep data in files the job reads, and only the job in its spec
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -441,5 +549,6 @@ fn the_schedulers_faults_are_shown_in_the_spec() {
         7 |     gpus: 12
           |           ^^
           hint: ask for at most 8
-    "#]].assert_eq(&render::render(&rejected.sources, &rejected.faults, false));
+    "#]]
+    .assert_eq(&render::render(&rejected.sources, &rejected.faults, false));
 }

@@ -31,12 +31,11 @@ CREATE TABLE IF NOT EXISTS snapshot (
     seq INTEGER NOT NULL, part INTEGER NOT NULL, count INTEGER NOT NULL, frames BLOB NOT NULL,
     PRIMARY KEY (seq, part)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS job (
-    job_id INTEGER PRIMARY KEY, submitted_wall_ms INTEGER NOT NULL, state INTEGER NOT NULL, ended INTEGER NOT NULL,
+    job_id INTEGER PRIMARY KEY, submitted_wall_ms INTEGER NOT NULL, state INTEGER NOT NULL,
     queue TEXT NOT NULL, user TEXT NOT NULL, name TEXT NOT NULL, job BLOB NOT NULL, spec BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS element (
-    job_id INTEGER NOT NULL, element INTEGER NOT NULL, rank INTEGER NOT NULL, task BLOB NOT NULL,
-    PRIMARY KEY (job_id, element, rank)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS node (name TEXT PRIMARY KEY, node BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS task (
+    job_id INTEGER NOT NULL, first INTEGER NOT NULL, rank INTEGER NOT NULL, last INTEGER NOT NULL, task BLOB NOT NULL,
+    PRIMARY KEY (job_id, first, rank)) WITHOUT ROWID;
 ";
 
 /// Why a database cannot be opened or read.
@@ -98,14 +97,8 @@ pub enum AppendError {
 pub(crate) enum Row {
     /// A job's summary, and what was asked for.
     Job(JobRow),
-    /// One task that does not look like its neighbours.
-    Task { job_id: u64, element: u32, rank: u32, task: Vec<u8> },
-    /// A job's tasks, all of them, are no longer told apart.
-    ForgetJob { job_id: u64 },
-    /// A node.
-    Node { name: String, node: Vec<u8> },
-    /// A node that was forgotten.
-    ForgetNode { name: String },
+    /// Tasks of a job that look alike, of one rank.
+    Tasks { job_id: u64, first: u32, last: u32, rank: u32, task: Vec<u8> },
 }
 
 /// A job as history keeps it.
@@ -115,7 +108,6 @@ pub(crate) struct JobRow {
     pub(crate) submitted_wall_ms: u64,
     /// Number of the job's state on the wire.
     pub(crate) state: i32,
-    pub(crate) ended: bool,
     pub(crate) queue: String,
     pub(crate) user: String,
     pub(crate) name: String,
@@ -238,12 +230,11 @@ fn write(connection: &Connection, batch: &Batch) -> rusqlite::Result<()> {
 fn write_row(connection: &Connection, row: &Row) -> rusqlite::Result<()> {
     match row {
         Row::Job(job) => {
-            let sql = "INSERT OR REPLACE INTO job VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+            let sql = "INSERT OR REPLACE INTO job VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
             connection.prepare_cached(sql)?.execute(params![
                 job.job_id.cast_signed(),
                 job.submitted_wall_ms.cast_signed(),
                 job.state,
-                job.ended,
                 job.queue,
                 job.user,
                 job.name,
@@ -251,18 +242,9 @@ fn write_row(connection: &Connection, row: &Row) -> rusqlite::Result<()> {
                 job.spec,
             ])?;
         }
-        Row::Task { job_id, element, rank, task } => {
-            let sql = "INSERT OR REPLACE INTO element VALUES (?1, ?2, ?3, ?4)";
-            connection.prepare_cached(sql)?.execute(params![job_id.cast_signed(), element, rank, task])?;
-        }
-        Row::ForgetJob { job_id } => {
-            connection.prepare_cached("DELETE FROM element WHERE job_id = ?1")?.execute([job_id.cast_signed()])?;
-        }
-        Row::Node { name, node } => {
-            connection.prepare_cached("INSERT OR REPLACE INTO node VALUES (?1, ?2)")?.execute(params![name, node])?;
-        }
-        Row::ForgetNode { name } => {
-            connection.prepare_cached("DELETE FROM node WHERE name = ?1")?.execute([name])?;
+        Row::Tasks { job_id, first, last, rank, task } => {
+            let sql = "INSERT OR REPLACE INTO task VALUES (?1, ?2, ?3, ?4, ?5)";
+            connection.prepare_cached(sql)?.execute(params![job_id.cast_signed(), first, rank, last, task])?;
         }
     }
     Ok(())

@@ -43,10 +43,7 @@ fn gpus_are_whole_and_may_name_a_model() {
 fn an_array_has_ranges_steps_and_a_limit() {
     let array = array("0-9,20-29:3%4").unwrap();
     assert_eq!(array.running_max, 4);
-    assert_eq!(
-        array.ranges,
-        [IndexRange { first: 0, last: 9, step: 1 }, IndexRange { first: 20, last: 29, step: 3 }]
-    );
+    assert_eq!(array.ranges, [IndexRange { first: 0, last: 9, step: 1 }, IndexRange { first: 20, last: 29, step: 3 }]);
     assert_eq!(count(&array.ranges), 14);
 }
 
