@@ -1,4 +1,4 @@
-//! Progress of running tasks: from a unix datagram socket per task to batches for the scheduler.
+//! Progress of running tasks: from a unix datagram socket per lease to batches for the scheduler.
 //!
 //! `GANGSAW_PROGRESS` is the path of a datagram socket that the agent binds before the task starts. Each datagram is
 //! one JSON object `{step, total, epoch, metrics{}, checkpoint}` of at most 4 KiB. Newer values replace older ones
@@ -12,20 +12,26 @@
 //! Elsewhere: the messages' meaning is the scheduler's; the sender in scripts is `gangsaw progress`.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
 
 mod message;
+mod sender;
 
 pub(crate) use message::Update;
+use sender::Senders;
+pub(crate) use sender::Tasks;
 
 /// Largest datagram that counts, in bytes.
 pub const DATAGRAM_MAX: usize = 4096;
@@ -35,21 +41,28 @@ pub(crate) const WINDOW: Duration = Duration::from_millis(100);
 const DATAGRAMS_PER_WINDOW: u32 = 200;
 /// Longest path a unix socket can have on Linux, without the closing zero.
 const SOCKET_PATH_MAX: usize = 107;
-/// Longest file name in the folder: a lease of 20 digits, a dash, a rank of 10.
-const NAME_MAX: usize = 32;
+/// Longest file name in the folder: a lease of 20 digits.
+const NAME_MAX: usize = 20;
 
-/// Sends one JSON object to the socket at `path` without ever waiting.
+/// Sends one JSON object to the socket at `path` without ever waiting. The sender's own `GANGSAW_TASK_ID` goes with it.
 ///
 /// # Errors
-/// `InvalidInput` when the text is longer than 4 KiB; `WouldBlock` when the agent is behind; else what the system
-/// says, for example `NotFound` after the task's end.
+/// `InvalidInput` when the text is no object or longer than 4 KiB; `WouldBlock` when the agent is behind; else what
+/// the system says, for example `NotFound` after the task's end.
 pub fn send_progress(path: &Path, json: &str) -> io::Result<()> {
-    if json.len() > DATAGRAM_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a progress message is at most 4 KiB"));
+    let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why.to_owned());
+    let mut message: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(json).map_err(|error| invalid(&format!("not a JSON object: {error}")))?;
+    if let Ok(task) = std::env::var("GANGSAW_TASK_ID") {
+        message.insert("task".to_owned(), task.into());
+    }
+    let text = serde_json::Value::Object(message).to_string();
+    if text.len() > DATAGRAM_MAX {
+        return Err(invalid("a progress message is at most 4 KiB"));
     }
     let socket = std::os::unix::net::UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
-    socket.send_to(json.as_bytes(), path).map(drop)
+    socket.send_to(text.as_bytes(), path).map(drop)
 }
 
 /// Which task a message belongs to.
@@ -60,18 +73,46 @@ pub(crate) struct TaskKey {
     pub(crate) rank: u32,
 }
 
-/// The sockets of all tasks, and what came in by them since the last batch.
+/// The sockets of all leases, and what came in by them since the last batch.
 pub(crate) struct Progress {
     folder: PathBuf,
     pending: Arc<Pending>,
-    sockets: BTreeMap<(u64, u32), Socket>,
+    sockets: BTreeMap<u64, Socket>,
 }
 
 struct Socket {
     path: PathBuf,
-    key: TaskKey,
-    socket: Arc<UnixDatagram>,
+    socket: Arc<LeaseSocket>,
     reader: AbortHandle,
+}
+
+/// One lease's socket and the memory of who sends to it.
+struct LeaseSocket {
+    socket: UnixDatagram,
+    senders: Mutex<Senders>,
+}
+
+impl LeaseSocket {
+    /// Takes one datagram, or says that there is none.
+    fn receive(&self, pending: &Pending) -> io::Result<()> {
+        let mut buffer = [0_u8; DATAGRAM_MAX + 1];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut slices = [IoSliceMut::new(&mut buffer)];
+        let received = recvmsg(&self.socket, &mut slices, &mut control, RecvFlags::DONTWAIT)?;
+        let pid = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmCredentials(credentials) => u32::try_from(credentials.pid.as_raw_pid()).ok(),
+            _ => None,
+        });
+        let Some(update) = Update::parse(buffer.get(..received.bytes).unwrap_or_default()) else { return Ok(()) };
+        let mut senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = senders.find(update.task.as_deref(), pid);
+        drop(senders);
+        if let Some(key) = key {
+            pending.put(key, update);
+        }
+        Ok(())
+    }
 }
 
 /// What waits for the next batch, and the bell that something does.
@@ -82,8 +123,7 @@ struct Pending {
 }
 
 impl Pending {
-    fn put(&self, key: TaskKey, datagram: &[u8]) {
-        let Some(update) = Update::parse(datagram) else { return };
+    fn put(&self, key: TaskKey, update: Update) {
         let mut updates = self.updates.lock().unwrap_or_else(PoisonError::into_inner);
         updates.entry(key).or_default().merge(update);
         drop(updates);
@@ -116,10 +156,11 @@ impl Progress {
         &self.folder
     }
 
-    /// Binds the socket of one task and returns its path. A socket that is bound already stays as it is.
-    pub(crate) fn bind(&mut self, key: TaskKey) -> io::Result<PathBuf> {
-        let path = self.folder.join(format!("{}-{}", key.lease, key.rank));
-        if self.sockets.contains_key(&(key.lease, key.rank)) {
+    /// Binds the socket of one lease and returns its path. A socket that is bound already stays as it is.
+    pub(crate) fn bind(&mut self, tasks: Tasks) -> io::Result<PathBuf> {
+        let lease = tasks.lease;
+        let path = self.folder.join(lease.to_string());
+        if self.sockets.contains_key(&lease) {
             return Ok(path);
         }
         // The file of an agent that was here before.
@@ -127,28 +168,37 @@ impl Progress {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        let socket = Arc::new(UnixDatagram::bind(&path)?);
+        let socket = std::os::unix::net::UnixDatagram::bind(&path)?;
+        socket.set_nonblocking(true)?;
+        rustix::net::sockopt::set_socket_passcred(&socket, true)?;
         if rustix::process::getuid().is_root() {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
         }
-        let reader = tokio::spawn(read(Arc::clone(&socket), key, Arc::clone(&self.pending))).abort_handle();
-        self.sockets.insert((key.lease, key.rank), Socket { path: path.clone(), key, socket, reader });
+        let socket = Arc::new(LeaseSocket {
+            socket: UnixDatagram::from_std(socket)?,
+            senders: Mutex::new(Senders::new(tasks)),
+        });
+        let reader = tokio::spawn(read(Arc::clone(&socket), Arc::clone(&self.pending))).abort_handle();
+        self.sockets.insert(lease, Socket { path: path.clone(), socket, reader });
         Ok(path)
     }
 
-    /// Removes a lease's sockets after reading what is still in them.
-    pub(crate) fn release(&mut self, lease: u64) {
-        let keys: Vec<(u64, u32)> = self.sockets.range((lease, 0)..=(lease, u32::MAX)).map(|(key, _)| *key).collect();
-        for socket in keys.iter().filter_map(|key| self.sockets.remove(key)) {
-            socket.reader.abort();
-            let mut buffer = [0_u8; DATAGRAM_MAX + 1];
-            for _ in 0..DATAGRAMS_PER_WINDOW {
-                // Straight from the system: the runtime may not have noticed the last datagram yet.
-                match rustix::net::recv(&*socket.socket, &mut buffer[..], rustix::net::RecvFlags::DONTWAIT) {
-                    Ok((length, _)) => self.pending.put(socket.key, buffer.get(..length).unwrap_or_default()),
-                    Err(_) => break,
-                }
+    /// Reads what is in a lease's socket now, so that a task's last word goes out before its end does.
+    pub(crate) fn drain(&self, lease: u64) {
+        let Some(socket) = self.sockets.get(&lease) else { return };
+        for _ in 0..DATAGRAMS_PER_WINDOW {
+            // Straight from the system: the runtime may not have noticed the last datagram yet.
+            if socket.socket.receive(&self.pending).is_err() {
+                break;
             }
+        }
+    }
+
+    /// Removes a lease's socket after reading what is still in it.
+    pub(crate) fn release(&mut self, lease: u64) {
+        self.drain(lease);
+        if let Some(socket) = self.sockets.remove(&lease) {
+            socket.reader.abort();
             // Nobody can want a file that is gone already.
             let _ = std::fs::remove_file(&socket.path);
         }
@@ -194,14 +244,15 @@ impl ProgressBell {
     }
 }
 
-async fn read(socket: Arc<UnixDatagram>, key: TaskKey, pending: Arc<Pending>) {
-    let mut buffer = [0_u8; DATAGRAM_MAX + 1];
+async fn read(socket: Arc<LeaseSocket>, pending: Arc<Pending>) {
     let mut window = Instant::now();
     let mut count = 0;
     loop {
-        // An error here means that the socket is gone.
-        let Ok(length) = socket.recv(&mut buffer).await else { return };
-        pending.put(key, buffer.get(..length).unwrap_or_default());
+        // An error here means that the runtime ends.
+        let Ok(()) = socket.socket.readable().await else { return };
+        if socket.socket.try_io(Interest::READABLE, || socket.receive(&pending)).is_err() {
+            continue;
+        }
         count += 1;
         if window.elapsed() >= WINDOW {
             (window, count) = (Instant::now(), 0);

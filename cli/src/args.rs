@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::output::Format;
-use crate::verbs::{change, logs, nodes, own, progress, ps, queue, quickstart, show, submit, train, up, wait};
+use crate::verbs::{change, clean, logs, nodes, own, progress, ps, queue, quickstart, show, submit, train, up, wait};
 
 /// Schedules machine-learning jobs on machines with and without GPUs
 #[derive(Debug, clap::Parser)]
@@ -56,6 +56,7 @@ pub(crate) enum Verb {
     Nodes(nodes::Args),
     Queue(queue::Args),
     Progress(progress::Args),
+    Clean(clean::Args),
     Train(train::Args),
     /// Print this scheduler's token, for other clients
     Token,

@@ -9,7 +9,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::fail::{Failure, bad_input, is_unreachable, refused, unreachable};
+use crate::fail::{Failure, bad_input, may_pass, refused, unreachable};
 
 /// Where a scheduler is looked for when nobody says.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7461";
@@ -104,7 +104,7 @@ impl Patience {
     /// Waits before the next try, or gives the failure back when waiting makes no sense any more.
     pub(crate) async fn wait(&mut self, client: &Client, status: &tonic::Status) -> Result<(), Failure> {
         let since = *self.since.get_or_insert_with(Instant::now);
-        if !is_unreachable(status) || since.elapsed() >= RESTART_PATIENCE {
+        if !may_pass(status) || since.elapsed() >= RESTART_PATIENCE {
             return Err(client.refused(status));
         }
         tokio::time::sleep(self.wait).await;

@@ -124,13 +124,23 @@ pub(crate) fn submit_faults(status: &tonic::Status) -> Option<SubmitFaults> {
     detail(status, "gangsaw.jobs.v1.SubmitFaults")
 }
 
-/// True when the scheduler could not be reached or went away, so that asking again may help.
-pub(crate) fn is_unreachable(status: &tonic::Status) -> bool {
-    let said_by_us = detail::<ErrorInfo>(status, "google.rpc.ErrorInfo").is_some();
+/// True when the scheduler could not be reached, went away or is too busy, so that asking again may help.
+pub(crate) fn may_pass(status: &tonic::Status) -> bool {
+    match detail::<ErrorInfo>(status, "google.rpc.ErrorInfo") {
+        Some(info) => ["stopping", "busy"].contains(&info.reason.as_str()),
+        None => is_unreachable(status),
+    }
+}
+
+/// True when no scheduler said this.
+fn is_unreachable(status: &tonic::Status) -> bool {
+    if detail::<ErrorInfo>(status, "google.rpc.ErrorInfo").is_some() {
+        return false;
+    }
     match status.code() {
-        tonic::Code::Unavailable => !said_by_us,
+        tonic::Code::Unavailable => true,
         tonic::Code::Unknown | tonic::Code::Internal | tonic::Code::Cancelled => {
-            !said_by_us && std::error::Error::source(status).is_some()
+            std::error::Error::source(status).is_some()
         }
         _ => false,
     }

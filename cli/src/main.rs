@@ -27,7 +27,7 @@ use clap::{CommandFactory as _, Parser as _};
 use args::{Cli, Verb};
 use fail::{BAD_INPUT, Failure};
 use session::Session;
-use verbs::{change, logs, nodes, own, progress, ps, queue, quickstart, run, show, submit, train, up, wait};
+use verbs::{change, clean, logs, nodes, own, progress, ps, queue, quickstart, run, show, submit, train, up, wait};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -87,6 +87,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
         | Verb::Wait(_)
         | Verb::Nodes(_)
         | Verb::Queue(_)
+        | Verb::Clean(_)
         | Verb::Train(_) => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -106,6 +107,7 @@ fn dispatch(cli: Cli) -> Result<u8, Failure> {
             Verb::Update(args) => change::update(session, args).await,
             Verb::Wait(args) => wait::run(session, args).await,
             Verb::Nodes(args) => nodes::run(session, args).await,
+            Verb::Clean(args) => clean::run(session, args).await,
             Verb::Queue(args) => queue::run(session, args).await,
             Verb::Progress(_) | Verb::Token | Verb::Config | Verb::Completions(_) | Verb::Train(_) => Ok(0),
         }

@@ -181,3 +181,16 @@ pub(crate) async fn until_gone(folder: &std::path::Path, limit: Duration) {
         tokio::time::sleep(LOOK).await;
     }
 }
+
+/// Cancels `stop` at SIGTERM or Ctrl-C. The signals are caught from this call on.
+pub(crate) fn until_told(stop: CancellationToken) -> Result<impl Future<Output = ()>, Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    })
+}

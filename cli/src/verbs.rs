@@ -1,6 +1,7 @@
 //! What people can ask for; one module a verb or a family of verbs.
 
 pub(crate) mod change;
+pub(crate) mod clean;
 pub(crate) mod logs;
 pub(crate) mod nodes;
 pub(crate) mod own;

@@ -174,9 +174,14 @@ impl Agent {
         }
     }
 
+    /// Says Hello again, on a new stream: on this one a grant may be under way that the list could not name, and the
+    /// scheduler would take it for one that never came.
     fn reconcile(&mut self, out: &mut Vec<Effect>) {
         match self.link {
-            Link::Open { .. } => out.push(Effect::SendHello { leases: self.held() }),
+            Link::Open { .. } => {
+                self.link = Link::Down;
+                out.push(Effect::Redial);
+            }
             Link::Down | Link::Waiting | Link::Greeted { .. } => {}
         }
     }

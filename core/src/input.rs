@@ -1,9 +1,6 @@
 //! Inputs: everything that comes from outside, as data. `decide` says what each means.
 
-use crate::id::{
-    Actor, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, RequestId,
-    Tenant,
-};
+use crate::id::{Actor, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, RequestId, Tenant};
 use crate::job::record::Exit;
 use crate::job::spec::JobSpec;
 use crate::node::NodeMode;
@@ -75,7 +72,8 @@ pub enum Input {
     NodeReport {
         /// Who.
         node: NodeId,
-        /// Number of the report in the agent's state folder, rising by one.
+        /// Number of the report in the agent's state folder. It rises, and jumps at each start of the agent, which sends
+        /// the next report only after this one was acknowledged.
         seq: u64,
         /// What happened, in order.
         facts: Vec<Fact>,

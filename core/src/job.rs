@@ -7,6 +7,6 @@
 
 pub mod body;
 pub mod draft;
-mod parse;
+pub mod parse;
 pub mod record;
 pub mod spec;

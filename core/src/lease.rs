@@ -13,7 +13,7 @@ use crate::id::{Attempt, DeviceId, Index, JobId, LeaseId, NodeId, Rank};
 use crate::job::record::{Exit, Outcome, TaskRecord};
 use crate::ranges::RangeSet;
 use crate::resources::Demand;
-use crate::time::Time;
+use crate::time::{Millis, Time};
 
 /// A chunk of elements, or the ranks of a gang's element, on one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,12 +42,18 @@ pub struct Lease {
     pub ranks: Vec<RankHold>,
     /// Its place in a gang.
     pub gang: Option<GangPlace>,
+    /// The job's time limit when it was granted.
+    pub time_limit: Option<Millis>,
     /// When it was granted.
     pub granted_at: Time,
     /// The node has reported something under it.
     pub begun: bool,
     /// The port the node prepared.
     pub port: Option<u16>,
+    /// A gang's Start was given.
+    pub started: bool,
+    /// Greatest mean run time its node reported, rounded up to a power of two; zero: none.
+    pub mean_us: u64,
     /// Tasks that reported Started or ended, while their element is live.
     pub tasks: BTreeMap<(Index, Rank), TaskRecord>,
     /// What was revoked.
@@ -58,8 +64,73 @@ pub struct Lease {
     pub fenced: bool,
 }
 
+impl Lease {
+    /// Says whether processes of it may exist.
+    pub fn is_live(&self) -> bool {
+        match self.gang {
+            Some(_) => self.ranks.iter().any(|hold| hold.live),
+            None => !self.live.is_empty(),
+        }
+    }
+
+    /// Returns how many elements were granted.
+    pub fn width(&self) -> u64 {
+        u64::from(self.last - self.first) + 1
+    }
+
+    /// Says whether an element of it was revoked.
+    pub fn revokes(&self, index: Index) -> bool {
+        self.revoke.as_ref().is_some_and(|revoking| revoking.elements.contains(index))
+    }
+
+    /// Says whether a task of it may exist.
+    pub fn runs(&self, index: Index, rank: Rank) -> bool {
+        self.live.contains(index)
+            && self.ranks.iter().any(|hold| hold.rank == rank && (self.gang.is_none() || hold.live))
+    }
+
+    /// Says whether it may hold elements that have not started.
+    pub fn has_unstarted(&self) -> bool {
+        self.gang.is_none() && self.is_live() && (self.width() > 1 || self.tasks.is_empty())
+    }
+
+    /// Returns what it holds: in 1/1000 of a core, and in bytes.
+    pub fn held(&self) -> (u64, u64) {
+        let times = match self.gang {
+            Some(_) => self.ranks.iter().filter(|hold| hold.live).count() as u64,
+            None if self.live.is_empty() => 0,
+            None => u64::from(self.slots),
+        };
+        (self.demand.milli_cpus.saturating_mul(times), self.demand.memory_bytes.saturating_mul(times))
+    }
+
+    /// Yields the devices it holds.
+    pub fn devices(&self) -> impl Iterator<Item = &DeviceId> {
+        let live = self.is_live();
+        self.ranks.iter().filter(move |hold| live && hold.live).flat_map(|hold| hold.gpu_uuids.iter())
+    }
+
+    /// Returns how many of its elements run at once.
+    pub fn running(&self) -> u64 {
+        self.live.len().min(u64::from(self.slots))
+    }
+}
+
+/// Returns the record of a rank that has reported nothing.
+pub(crate) fn new_task(lease: &Lease, rank: Rank) -> TaskRecord {
+    let hold = lease.ranks.iter().find(|hold| hold.rank == rank);
+    TaskRecord {
+        rank,
+        node: lease.node,
+        gpu_uuids: hold.map(|hold| hold.gpu_uuids.clone()).unwrap_or_default(),
+        started: None,
+        exit: None,
+        ended_at: None,
+    }
+}
+
 /// A rank's hold on devices.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RankHold {
     /// Its number in the element.
     pub rank: Rank,
@@ -109,6 +180,10 @@ pub struct Gang {
     pub index: Index,
     /// Its attempt.
     pub attempt: Attempt,
+    /// Which alternative of the job's demands.
+    pub alternative: u32,
+    /// When it was granted.
+    pub granted_at: Time,
     /// Its leases, by node rank.
     pub leases: Vec<LeaseId>,
     /// All must be prepared by then.
@@ -117,7 +192,9 @@ pub struct Gang {
     pub started: Option<Master>,
     /// The attempt is over and the other ranks are being stopped.
     pub stopping: Option<Stopping>,
-    /// Tasks of its leases that are gone.
+    /// Its owner cancelled it.
+    pub cancelled: bool,
+    /// Tasks of it that are gone.
     pub tasks: Vec<TaskRecord>,
 }
 

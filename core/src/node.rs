@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::{DeviceId, LeaseId, NodeId, NodeName};
-use crate::resources::Inventory;
+use crate::resources::{Device, Inventory};
+use crate::state::index::FreeKey;
 use crate::time::Time;
 
 /// Whether a node takes work.
@@ -62,12 +63,20 @@ pub struct Node {
     pub(crate) held_milli_cpus: u64,
     /// What leases hold, in bytes.
     pub(crate) held_memory_bytes: u64,
+    /// Its place in the index of free amounts.
+    pub(crate) free_key: Option<FreeKey>,
 }
 
 impl Node {
     /// Says whether the node is heard.
     pub fn connected(&self) -> bool {
         self.body.silent_since.is_none()
+    }
+
+    /// Yields the devices that may be given to a task now.
+    pub fn free_devices(&self) -> impl Iterator<Item = &Device> {
+        let devices = self.body.inventory.devices.iter();
+        devices.filter(|device| device.withheld.is_none() && !self.holders.contains_key(&device.uuid))
     }
 
     /// Says whether new work may be placed on it.

@@ -38,6 +38,7 @@ use crate::metrics::Metrics;
 use crate::rpc::errors::Refusal;
 use crate::store::sqlite::AppendError;
 use crate::store::{Loaded, SqliteStore};
+use crate::wire::view::Volatile;
 
 /// Messages that may wait for the engine: a second of work at full rate.
 const INBOX_LIMIT: usize = 16_384;
@@ -47,10 +48,19 @@ pub(crate) type Answer = Result<Reply, Refusal>;
 
 enum Message {
     Ask { request: Request, answer: oneshot::Sender<Answer>, arrived_ns: u64 },
-    Hello { request: Request, session: u64, out: Outbox, answer: oneshot::Sender<Result<NodeId, Refusal>> },
+    Hello(Box<Hello>),
     Node { node: NodeId, session: u64, said: Said },
     Read(Box<dyn FnOnce(&mut View<'_>) + Send>),
     Stop,
+}
+
+/// A node that opens a session.
+struct Hello {
+    request: Request,
+    session: u64,
+    out: Outbox,
+    volatile: Volatile,
+    answer: oneshot::Sender<Result<NodeId, Refusal>>,
 }
 
 /// Why the engine ended before it was told to.
@@ -111,9 +121,15 @@ impl Engine {
     }
 
     /// Opens a node's session, and returns the node's number once its Hello is durable.
-    pub(crate) async fn hello(&self, request: Request, session: u64, out: Outbox) -> Result<NodeId, Refusal> {
+    pub(crate) async fn hello(
+        &self,
+        request: Request,
+        session: u64,
+        out: Outbox,
+        volatile: Volatile,
+    ) -> Result<NodeId, Refusal> {
         let (answer, answered) = oneshot::channel();
-        self.send(Message::Hello { request, session, out, answer })?;
+        self.send(Message::Hello(Box::new(Hello { request, session, out, volatile, answer })))?;
         answered.await.map_err(|_| Refusal::stopping())?
     }
 

@@ -9,10 +9,21 @@
 //! - Everything is bounded: full means RESOURCE_EXHAUSTED with a hint, never a hang.
 
 mod clock;
+mod config;
 mod disk;
 mod engine;
+mod http;
+mod logs;
 mod metrics;
+mod rpc;
+mod serve;
 mod store;
 mod token;
-mod rpc;
 mod wire;
+
+pub use config::{Config, Ready, ServeError};
+pub use engine::EngineError;
+pub use serve::serve;
+pub use store::fail::{FailAt, FailMoment};
+pub use store::sqlite::{AppendError, OpenError};
+pub use token::{Token, credentials_folder};

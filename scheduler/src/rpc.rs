@@ -5,6 +5,13 @@
 //!
 //! Elsewhere: who may call is `rules` and `auth`; every refusal becomes a status in `errors` and nowhere else.
 
+pub(crate) mod admin;
+pub(crate) mod ask;
 pub(crate) mod auth;
 pub(crate) mod errors;
+pub(crate) mod facts;
+pub(crate) mod jobs;
+pub(crate) mod list;
+pub(crate) mod node;
 pub(crate) mod rules;
+pub(crate) mod watch;

@@ -28,6 +28,9 @@ pub(crate) struct Update {
     pub(crate) metrics: BTreeMap<String, f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) checkpoint: Option<String>,
+    /// Which task of the lease it is about, as `GANGSAW_TASK_ID` says it. Stays on the node.
+    #[serde(default, skip_serializing)]
+    pub(crate) task: Option<String>,
 }
 
 impl Update {

@@ -19,12 +19,19 @@ impl Drop for Folder {
     }
 }
 
-fn key(lease: u64) -> TaskKey {
-    TaskKey { lease, index: 0, rank: 0 }
+fn key(lease: u64) -> Tasks {
+    Tasks { lease, first: 0, last: 0, ranks: vec![0] }
 }
 
 fn json(update: &Update) -> String {
     String::from_utf8(update.to_json().unwrap()).unwrap()
+}
+
+/// Sends without the checks of `send_progress`.
+fn send(path: &Path, text: &str) -> io::Result<()> {
+    let socket = std::os::unix::net::UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.send_to(text.as_bytes(), path).map(drop)
 }
 
 #[test]
@@ -82,7 +89,7 @@ async fn flood_neither_blocks_the_sender_nor_grows_what_waits() {
     let path = progress.bind(key(8)).unwrap();
     let mut refused = 0;
     for step in 0..20_000 {
-        let sent = send_progress(&path, &format!("{{\"step\":{step},\"metrics\":{{\"m{step}\":1}}}}"));
+        let sent = send(&path, &format!("{{\"step\":{step},\"metrics\":{{\"m{step}\":1}}}}"));
         refused += u32::from(sent.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock));
         if step % 100 == 0 {
             tokio::task::yield_now().await;
@@ -121,4 +128,37 @@ async fn socket_of_a_killed_agent_is_taken_over_and_strangers_are_swept() {
     send_progress(&path, r#"{"step":5}"#).unwrap();
     after.bell().ring().await;
     assert_eq!(after.take().len(), 1);
+}
+
+#[tokio::test]
+async fn tasks_that_share_a_lease_are_told_apart_by_name_or_by_the_sender() {
+    let folder = Folder::new("shared");
+    let mut progress = Progress::open(&folder.0).unwrap();
+    let path = progress.bind(Tasks { lease: 11, first: 5, last: 9, ranks: vec![0, 1] }).unwrap();
+    send(&path, r#"{"step":1,"task":"3[6].1"}"#).unwrap();
+    send(&path, r#"{"step":2,"task":"3[4]"}"#).unwrap();
+    send(&path, r#"{"step":3}"#).unwrap();
+    let script = r#"import os,socket
+socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'{"step":4}', os.environ["GANGSAW_PROGRESS"])
+import sys
+sys.stdin.read()"#;
+    let child = std::process::Command::new("python3")
+        .args(["-c", script])
+        .env("GANGSAW_PROGRESS", &path)
+        .env("GANGSAW_TASK_ID", "3[8].0")
+        .stdin(std::process::Stdio::piped())
+        .spawn();
+    let Ok(mut child) = child else {
+        assert!(std::env::var_os("CI").is_none(), "python3 is needed");
+        return println!("python3 is not here: the sender's pid is not tested");
+    };
+    let bell = progress.bell();
+    let mut taken = BTreeMap::new();
+    while taken.len() < 2 {
+        bell.ring().await;
+        taken.extend(progress.take().into_iter().map(|(key, update)| ((key.index, key.rank), update.step)));
+    }
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    assert_eq!(taken, BTreeMap::from([((6, 1), Some(1)), ((8, 0), Some(4))]));
 }

@@ -8,7 +8,11 @@ use crate::cluster::{Cluster, Daemon, Place, cannot_run, err, eventually, out};
 fn disk_use(path: &std::path::Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     let Ok(found) = std::fs::symlink_metadata(path) else { return 0 };
-    let below = if found.is_dir() { std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| disk_use(&entry.path())).sum() } else { 0 };
+    let below = if found.is_dir() {
+        std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| disk_use(&entry.path())).sum()
+    } else {
+        0
+    };
     found.blocks() * 512 + below
 }
 
@@ -70,5 +74,6 @@ struct Mount(std::path::PathBuf);
 impl Drop for Mount {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        let _ = self.0.parent().map(std::fs::remove_dir_all);
     }
 }

@@ -184,7 +184,9 @@ impl Cluster {
     /// A scheduler alone.
     pub(crate) fn scheduler() -> Cluster {
         let place = Place::new();
-        let scheduler = Daemon::start(place.gangsaw(&Self::scheduler_args(&place, "127.0.0.1:0").each_ref().map(|arg| arg.as_str())));
+        let scheduler = Daemon::start(
+            place.gangsaw(&Self::scheduler_args(&place, "127.0.0.1:0").each_ref().map(|arg| arg.as_str())),
+        );
         let server = scheduler.ready["server"].as_str().unwrap().to_owned();
         Cluster { daemons: vec![scheduler], server, place }
     }
@@ -206,7 +208,16 @@ impl Cluster {
     pub(crate) fn agent(&self, name: &str) -> Command {
         let state = self.place.path().join(name).display().to_string();
         self.place.gangsaw(&[
-            "agent", "--state", &state, "--server", &self.server, "--node-name", name, "--output", "jsonl", "--stop-tasks",
+            "agent",
+            "--state",
+            &state,
+            "--server",
+            &self.server,
+            "--node-name",
+            name,
+            "--output",
+            "jsonl",
+            "--stop-tasks",
         ])
     }
 
@@ -259,7 +270,8 @@ impl Cluster {
     pub(crate) fn submit(&self, args: &[&str]) -> u64 {
         let args: Vec<&str> = ["submit", "--output", "json"].iter().chain(args).copied().collect();
         let output = self.run(&args);
-        let value: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{args:?} gave {output:?}"));
+        let value: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{args:?} gave {output:?}"));
         value["job_id"].as_u64().unwrap()
     }
 

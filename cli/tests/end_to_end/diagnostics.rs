@@ -19,7 +19,12 @@ fn refused(cluster: &Cluster, name: &str, text: &str, wanted: &Expect) {
 fn bad_specs_are_refused_with_every_fault_and_nothing_is_stored() {
     let cluster = Cluster::up();
     refused(&cluster, "keys.yaml", "run: [echo]\nresources: {gpu: 1, memory: 4}\npriority: 5000\n", &expect![[r#""#]]);
-    refused(&cluster, "cycle.yaml", "jobs:\n- {name: a, run: x, after: b}\n- {name: b, run: x, after: a}\n", &expect![[r#""#]]);
+    refused(
+        &cluster,
+        "cycle.yaml",
+        "jobs:\n- {name: a, run: x, after: b}\n- {name: b, run: x, after: a}\n",
+        &expect![[r#""#]],
+    );
     refused(&cluster, "name.json", "{\"name\": \"a\\u0007b\", \"run\": \"true\"}", &expect![[r#""#]]);
     refused(&cluster, "array.toml", "run = \"true\"\narray = \"0-999999999\"\n", &expect![[r#""#]]);
     refused(&cluster, "fits.yaml", "run: true\n", &expect![[r#""#]]);
@@ -37,10 +42,24 @@ fn a_wrong_flag_is_told_with_what_was_meant() {
     let place = Place::new();
     let output = place.gangsaw(&["submit", "--gpuss", "1", "--", "true"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    expect![[r#""#]].assert_eq(&err(&output));
+    expect![[r#"
+        error[usage]: unexpected argument '--gpuss' found
+
+          hint: a similar argument exists: '--gpus'
+          hint: to pass '--gpuss' as a value, use '-- --gpuss'
+
+        Usage: gangsaw submit --gpus <N|MODEL:N> [SPEC] [-- <COMMAND>...]
+
+        For more information, try '--help'.
+    "#]]
+    .assert_eq(&err(&output));
     let output = place.gangsaw(&["submit"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    expect![[r#""#]].assert_eq(&err(&output));
+    expect![[r#"
+        error[no-work]: nothing to run was given
+          hint: give a spec file, or a command after `--`: gangsaw submit -- python train.py
+    "#]]
+    .assert_eq(&err(&output));
 }
 
 #[test]
@@ -50,5 +69,13 @@ fn a_faulty_config_stops_everything_but_tasks() {
     place.file("config/gangsaw/config.toml", "sever = \"x\"\n");
     let output = place.gangsaw(&["ps"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    expect![[r#""#]].assert_eq(&err(&output).replace(&format!("{}/", place.path().display()), ""));
+    expect![[r#"
+        error[unknown-key]: the config has no key `sever`
+         --> config/gangsaw/config.toml:1:1
+          |
+        1 | sever = "x"
+          | ^^^^^
+          hint: did you mean `server`?
+    "#]]
+    .assert_eq(&err(&output).replace(&format!("{}/", place.path().display()), ""));
 }

@@ -38,7 +38,11 @@ fn nobody_listening_is_69() {
     let server = format!("http://127.0.0.1:{port}");
     let output = place.gangsaw(&["run", "--server", &server, "--", "true"]).output().unwrap();
     assert_eq!(output.status.code(), Some(69));
-    assert!(err(&output).starts_with("error[scheduler-unreachable]: no scheduler answers at http://127.0.0.1:"), "{}", err(&output));
+    assert!(
+        err(&output).starts_with("error[scheduler-unreachable]: no scheduler answers at http://127.0.0.1:"),
+        "{}",
+        err(&output)
+    );
 }
 
 #[test]
@@ -57,8 +61,15 @@ fn ctrl_c_cancels_the_job_and_run_ends_with_130() {
 #[test]
 fn a_second_ctrl_c_stops_watching_a_task_that_takes_its_time() {
     let cluster = Cluster::up();
-    let mut command =
-        cluster.command(&["run", "--grace", "60s", "--", "sh", "-c", "trap '' TERM; echo started; while :; do read x < /dev/zero; done"]);
+    let mut command = cluster.command(&[
+        "run",
+        "--grace",
+        "60s",
+        "--",
+        "sh",
+        "-c",
+        "trap '' TERM; echo started; while :; do read x < /dev/zero; done",
+    ]);
     let mut run = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     std::io::BufRead::read_line(&mut std::io::BufReader::new(run.stdout.take().unwrap()), &mut line).unwrap();

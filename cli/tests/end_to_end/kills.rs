@@ -33,7 +33,9 @@ fn a_killed_scheduler_loses_no_acknowledged_job_and_touches_no_task() {
     let (acknowledged, again) = std::thread::scope(|scope| {
         let cluster = &cluster;
         let loops: Vec<_> = (0..4).map(|_| scope.spawn(move || submit_in_a_loop(cluster))).collect();
-        eventually("submits in flight", || (cluster.json(&["ps", "--limit", "9"])["jobs"].as_array()?.len() >= 9).then_some(()));
+        eventually("submits in flight", || {
+            (cluster.json(&["ps", "--limit", "9"])["jobs"].as_array()?.len() >= 9).then_some(())
+        });
         kill(u64::from(cluster.daemons[0].child.id()), Signal::KILL);
         let again = cluster.scheduler_again();
         let ids: Vec<u64> = loops.into_iter().flat_map(|submitter| submitter.join().unwrap()).collect();
@@ -41,7 +43,8 @@ fn a_killed_scheduler_loses_no_acknowledged_job_and_touches_no_task() {
     });
     cluster.daemons[0] = again;
     let stored = cluster.json(&["ps", "--all"]);
-    let stored: Vec<u64> = stored["jobs"].as_array().unwrap().iter().map(|job| job["job_id"].as_u64().unwrap()).collect();
+    let stored: Vec<u64> =
+        stored["jobs"].as_array().unwrap().iter().map(|job| job["job_id"].as_u64().unwrap()).collect();
     let lost: Vec<&u64> = acknowledged.iter().filter(|id| !stored.contains(id)).collect();
     assert!(acknowledged.len() >= 8, "{acknowledged:?}");
     assert_eq!(lost, Vec::<&u64>::new());
@@ -61,7 +64,8 @@ fn up_starts_a_killed_scheduler_again_and_run_does_not_notice() {
     let cluster = Cluster::up();
     let gate = cluster.place.path().join("gate");
     let script = format!("echo before; until [ -e {} ]; do sleep 0.02; done; echo after; exit 4", gate.display());
-    let run = cluster.command(&["run", "--", "sh", "-c", &script]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let run =
+        cluster.command(&["run", "--", "sh", "-c", &script]).stdout(std::process::Stdio::piped()).spawn().unwrap();
     cluster.until_running(1);
     kill(cluster.daemons[0].number("scheduler_pid"), Signal::KILL);
     cluster.place.file("gate", "");
@@ -103,7 +107,8 @@ fn a_killed_supervisors_tasks_are_gone_and_tried_again() {
         (task["attempt"] == 2 && task["state"] == "RUNNING").then(|| task["pid"].as_u64()).flatten()
     });
     assert!(!is_alive(pid) && second != pid);
-    let left: Vec<_> = processes_naming("sleep\u{0}60").into_iter().filter(|(_, line)| line.starts_with("sleep 601")).collect();
+    let left: Vec<_> =
+        processes_naming("sleep\u{0}60").into_iter().filter(|(_, line)| line.starts_with("sleep 601")).collect();
     assert_eq!(left.len(), 1, "only the second attempt's: {left:?}");
     let show = cluster.show(job);
     assert_eq!(show["retries"], 1);
@@ -114,11 +119,17 @@ fn a_tree_that_ignores_term_is_gone_after_the_grace() {
     let cluster = Cluster::up();
     let mark = cluster.place.path().join("tree");
     let child = format!("trap '' TERM; echo > {}; while :; do sleep 0.1; done", mark.display());
-    let script = format!("trap '' TERM; setsid sh -c \"{child}\" & (setsid sh -c 'sleep 777' &) ; while :; do sleep 0.1; done");
+    let script =
+        format!("trap '' TERM; setsid sh -c \"{child}\" & (setsid sh -c 'sleep 777' &) ; while :; do sleep 0.1; done");
     let job = cluster.submit(&["--grace", "200ms", "--name", "stubborn", "--", "sh", "-c", &script]);
     cluster.until_running(job);
     eventually("the tree is up", || mark.exists().then_some(()));
-    let of_job = || processes_naming(&format!("GANGSAW_JOB_ID={job}\u{0}")).into_iter().filter(|(_, line)| !line.contains(" cancel ")).collect::<Vec<_>>();
+    let of_job = || {
+        processes_naming(&format!("GANGSAW_JOB_ID={job}\u{0}"))
+            .into_iter()
+            .filter(|(_, line)| !line.contains(" cancel "))
+            .collect::<Vec<_>>()
+    };
     assert!(of_job().len() >= 3, "{:?}", of_job());
     cluster.run(&["cancel", &job.to_string()]);
     cluster.until(job, "CANCELLED");
@@ -139,7 +150,19 @@ fn left_of(cluster: &Cluster) -> Vec<String> {
 fn a_gang_whose_rank_fails_ends_as_one_and_with_that_ranks_code() {
     let cluster = Cluster::up();
     let script = "if [ \"$RANK\" = 1 ]; then exit 9; fi; sleep 600";
-    let ran = cluster.run(&["run", "--replicas", "2", "--cpus", "0.1", "--rendezvous", "per-process", "--", "sh", "-c", script]);
+    let ran = cluster.run(&[
+        "run",
+        "--replicas",
+        "2",
+        "--cpus",
+        "0.1",
+        "--rendezvous",
+        "per-process",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ]);
     assert_eq!(ran.status.code(), Some(9), "{}", err(&ran));
     assert_eq!(left_of(&cluster), Vec::<String>::new());
 }

@@ -1,6 +1,6 @@
 //! The quickstart: a trained model, and nothing left running, however it ends.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufReader, Read as _};
 use std::process::Stdio;
 
 use rustix::process::Signal;
@@ -19,8 +19,17 @@ fn quickstart_trains_tells_and_leaves_nothing_running() {
     assert_eq!(
         names,
         [
-            "schema_version", "job_id", "state", "device", "device_reason", "test_accuracy", "seed", "train_seconds",
-            "submit_to_start_ms", "model_path", "log_path"
+            "schema_version",
+            "job_id",
+            "state",
+            "device",
+            "device_reason",
+            "test_accuracy",
+            "seed",
+            "train_seconds",
+            "submit_to_start_ms",
+            "model_path",
+            "log_path"
         ]
     );
     assert_eq!((&value["state"], &value["device"], &value["seed"]), (&"COMPLETED".into(), &"cpu".into(), &3.into()));

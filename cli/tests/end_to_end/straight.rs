@@ -43,13 +43,21 @@ fn several_jobs_of_one_file_run_in_their_order() {
 #[test]
 fn an_array_runs_each_index_once_and_parts_of_it_are_named() {
     let cluster = Cluster::up();
-    let job = cluster.submit(&["--array", "0-19:3%2", "--", "sh", "-c", "echo i=$GANGSAW_ARRAY_INDEX; exit $((GANGSAW_ARRAY_INDEX % 2))"]);
+    let job = cluster.submit(&[
+        "--array",
+        "0-19:3%2",
+        "--",
+        "sh",
+        "-c",
+        "echo i=$GANGSAW_ARRAY_INDEX; exit $((GANGSAW_ARRAY_INDEX % 2))",
+    ]);
     cluster.until(job, "FAILED");
     let shown = cluster.show(job);
     assert_eq!(shown["element_counts"], json!({ "COMPLETED": 4, "FAILED": 3 }));
     assert_eq!(out(&cluster.run(&["logs", &format!("{job}[9]")])), "i=9\n");
     let part = cluster.json(&["show", &format!("{job}[6-12:3]")]);
-    let indices: Vec<u64> = part["tasks"].as_array().unwrap().iter().map(|task| task["index"].as_u64().unwrap()).collect();
+    let indices: Vec<u64> =
+        part["tasks"].as_array().unwrap().iter().map(|task| task["index"].as_u64().unwrap()).collect();
     assert_eq!(indices, [6, 9, 12]);
     assert_eq!(cluster.run(&["wait", &format!("{job}[0]")]).status.code(), Some(0));
     assert_eq!(cluster.run(&["wait", &format!("{job}[3]")]).status.code(), Some(1));

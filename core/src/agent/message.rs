@@ -211,7 +211,9 @@ pub enum Order {
 pub enum Effect {
     /// Say it to the supervisor.
     ToSupervisor(Order),
-    /// The first message on a stream, and the answer to Reconcile: everything held or not yet acknowledged.
+    /// Close the stream, take nothing more from it, and dial again.
+    Redial,
+    /// The first message on a stream: everything held or not yet acknowledged.
     SendHello {
         /// By lease id.
         leases: Vec<HeldLease>,

@@ -314,7 +314,7 @@ fn a_lease_the_living_supervisor_does_not_know_is_lost_alone() {
 }
 
 #[test]
-fn heartbeats_carry_the_open_leases_and_a_mismatch_is_answered_with_all_of_them() {
+fn heartbeats_carry_the_open_leases_and_a_mismatch_is_answered_on_a_new_stream() {
     let mut agent = open();
     run(&mut agent, [Input::Granted(chunk(0, 2))]);
     assert_eq!(agent.next_tick(), Some(Time(5_000)));
@@ -326,9 +326,10 @@ fn heartbeats_carry_the_open_leases_and_a_mismatch_is_answered_with_all_of_them(
     run(&mut agent, [said(1, succeeded(0, 2))]);
     let beat = Effect::SendHeartbeat { sent: Time(10_000), lease_count: 0, lease_hash: 0 };
     assert_eq!(agent.step(Time(10_000), Input::Tick), [beat]);
-    assert_eq!(run(&mut agent, [Input::Reconcile]), [hello(Phase::Ended, 2)]);
-    run(&mut agent, [Input::Disconnected]);
+    assert_eq!(run(&mut agent, [Input::Reconcile]), [Effect::Redial]);
     assert_eq!(agent.next_tick(), None);
+    assert_eq!(run(&mut agent, [Input::Disconnected, Input::Connected]), [hello(Phase::Ended, 2)]);
+    run(&mut agent, [Input::Disconnected]);
     assert_eq!(run(&mut agent, [Input::Reconcile, Input::Tick]), []);
 }
 

@@ -10,6 +10,7 @@ use crate::id::{Actor, Index, JobId, LeaseId, NodeId, QueueName, RequestId, Tena
 use crate::job::record::{ElementRecord, EndState, EndedRange};
 use crate::job::spec::{DependencyKind, JobSpec};
 use crate::ranges::RangeSet;
+use crate::state::index::{Entry, Shape};
 use crate::time::{Millis, Time};
 
 /// The durable part of a job; a snapshot holds it as it is.
@@ -109,7 +110,7 @@ pub struct Excluded {
 }
 
 /// The device an element got.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DeviceChoice {
     /// True: GPU. False: CPU.
     pub gpu: bool,
@@ -120,7 +121,7 @@ pub struct DeviceChoice {
 }
 
 /// Why a job with alternatives got the device it got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DeviceCode {
     /// `only-choice`.
     OnlyChoice,
@@ -139,10 +140,14 @@ pub struct Job {
     pub(crate) waiting: BTreeSet<(Time, Index)>,
     /// Elements under a lease.
     pub(crate) active: u64,
+    /// Elements that run at once under its leases.
+    pub(crate) running: u64,
     /// GPUs its leases hold.
     pub(crate) gpus: u64,
     /// Ended elements by state.
     pub(crate) ended_counts: BTreeMap<EndState, u64>,
+    /// What decides where it fits.
+    pub(crate) shape: Arc<Shape>,
     /// What the indices hold for it.
-    pub(crate) entry: crate::state::index::Entry,
+    pub(crate) entry: Entry,
 }

@@ -12,7 +12,7 @@ use crate::resources::Demand;
 use crate::time::Millis;
 
 /// What a job's owner asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct JobSpec {
     /// What people call it.
     pub name: JobName,
@@ -106,7 +106,7 @@ pub enum Work {
 }
 
 /// The elements of an array.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Array {
     /// At least one.
     pub indices: RangeSet,
@@ -170,13 +170,7 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self {
-            failure: 0,
-            infra: 10,
-            preempted: None,
-            oom: 0,
-            backoff: Millis::seconds(1),
-        }
+        Self { failure: 0, infra: 10, preempted: None, oom: 0, backoff: Millis::seconds(1) }
     }
 }
 

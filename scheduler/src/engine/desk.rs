@@ -51,6 +51,12 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
+    /// Returns the desk of an engine that starts: every connected node gets a full time to live.
+    pub(super) fn starting(state: &State, now: Time) -> Desk {
+        let connected = state.nodes().filter(|node| node.connected()).map(|node| node.body.id);
+        Desk { liveness: Liveness::starting(now, connected), ..Desk::default() }
+    }
+
     /// Returns how long a node may be silent now.
     pub(super) fn ttl(state: &State) -> gangsaw_core::time::Millis {
         lease_ttl(state.nodes().count())
@@ -74,7 +80,7 @@ impl Desk {
         if tasks.len() < PROGRESS_TASKS_MAX || tasks.contains_key(&(said.index, said.rank)) {
             tasks.insert((said.index, said.rank), said.progress);
         }
-        self.watches.touch(lease.job);
+        self.watches.touch_progress(lease.job);
         while self.progress.len() > PROGRESS_JOBS_MAX {
             self.progress.pop_first();
         }
@@ -229,9 +235,4 @@ pub(super) fn picture(state: &State, desk: &Desk, job: JobId, now: Now, seq: u64
 /// Says whether a job has ended, or is gone.
 pub(super) fn has_ended(state: &State, job: JobId) -> bool {
     state.job_state(job).is_none_or(is_ended)
-}
-
-/// Returns the liveness of an engine that starts: every connected node gets a full time to live.
-pub(super) fn starting(state: &State, now: Time) -> Liveness {
-    Liveness::starting(now, state.nodes().filter(|node| node.connected()).map(|node| node.body.id))
 }

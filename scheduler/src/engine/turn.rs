@@ -22,8 +22,7 @@ use tokio::sync::oneshot;
 use super::desk::{self, Desk, View};
 use super::refused::{self, Refused};
 use super::session::{Outbox, Said};
-use super::watch::QUIET_NS;
-use super::{Answer, EngineError, Message, Parts};
+use super::{Answer, EngineError, Hello, Message, Parts};
 use crate::clock::{Clock, boot_ns, wall_ms};
 use crate::disk::DiskGuard;
 use crate::metrics::Metrics;
@@ -86,7 +85,7 @@ impl Running {
         let state = parts.loaded.state;
         let clock = Clock::resume(state.now().0, parts.loaded.last_wall_ms);
         let now = Now { time: Time(clock.now_ms()), wall_ms: wall_ms() };
-        let desk = Desk { liveness: desk::starting(&state, now.time), ..Desk::default() };
+        let desk = Desk::starting(&state, now.time);
         Running {
             state,
             store: parts.store,
@@ -133,13 +132,12 @@ impl Running {
 
     /// Returns how long nothing happens if nobody says anything.
     fn wait(&self) -> Duration {
-        if self.desk.watches.waiting() {
-            return Duration::from_nanos(QUIET_NS);
-        }
         let overdue = self.desk.liveness.next_overdue(Desk::ttl(&self.state));
         let next = [self.state.next_wake(), overdue].into_iter().flatten().min();
         let now = self.clock.now_ms();
-        next.map_or(WAIT_MAX, |next| Duration::from_millis(next.0.saturating_sub(now)).min(WAIT_MAX))
+        let wait = next.map_or(WAIT_MAX, |next| Duration::from_millis(next.0.saturating_sub(now)).min(WAIT_MAX));
+        let picture = self.desk.watches.next_due_ns();
+        picture.map_or(wait, |due| wait.min(Duration::from_nanos(due.saturating_sub(boot_ns()))))
     }
 
     /// Reads the clocks and the disk, once a batch.
@@ -167,7 +165,7 @@ impl Running {
                 }
                 batch.leaving.push(Leaving::Answer(answer, came_to));
             }
-            Message::Hello { request, session, out, answer } => self.hello(&request, session, out, answer, batch),
+            Message::Hello(hello) => self.hello(*hello, batch),
             Message::Node { node, session, said } => {
                 if self.desk.sessions.is_current(node, session) {
                     self.node_said(node, session, said, batch);
@@ -236,17 +234,12 @@ impl Running {
         answer
     }
 
-    fn hello(
-        &mut self,
-        request: &Request,
-        session: u64,
-        out: Outbox,
-        answer: oneshot::Sender<Result<NodeId, Refusal>>,
-        batch: &mut Batch,
-    ) {
-        let refusal = match self.decide(request, batch) {
+    fn hello(&mut self, said: Hello, batch: &mut Batch) {
+        let Hello { request, session, out, volatile, answer } = said;
+        let refusal = match self.decide(&request, batch) {
             Some(Reply::Welcome { node, acked_report }) => {
                 self.desk.heard(node, self.now);
+                self.desk.devices(node, volatile);
                 let ttl = Desk::ttl(&self.state).0;
                 let heartbeat = ttl / gangsaw_core::liveness::HEARTBEATS_PER_TTL;
                 let welcome = grant::welcome(node, acked_report, ttl, heartbeat);
@@ -258,7 +251,7 @@ impl Running {
                 return;
             }
             Some(Reply::Refused(refusal)) => refusal.into(),
-            _ => Refusal::invariant(),
+            Some(_) | None => Refusal::invariant(),
         };
         // A refusal rests on no event.
         let _ = answer.send(Err(refusal));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use gangsaw_core::id::{JobId, LeaseId, NodeId, NodeName};
 use gangsaw_core::lease::{Gang, GangPlace, Lease, Revoking, Stopping};
 use gangsaw_core::node::NodeBody;
-use gangsaw_core::time::Time;
+use gangsaw_core::time::{Millis, Time};
 use gangsaw_proto::log::v1 as log;
 use gangsaw_proto::node::v1 as node_wire;
 
@@ -56,6 +56,9 @@ pub(super) fn gang(gang: &Gang) -> log::RestoredGang {
             exit: Some(part::exit(&stopping.exit)),
         }),
         tasks: gang.tasks.iter().map(|each| task(gang.index, each)).collect(),
+        alternative: gang.alternative,
+        cancelled: gang.cancelled,
+        granted_at_ms: gang.granted_at.0,
     }
 }
 
@@ -72,6 +75,9 @@ pub(super) fn gang_from(gang: log::RestoredGang) -> Result<Gang, Malformed> {
         started: gang.started.map(part::master_from).transpose()?,
         stopping: gang.stopping.map(stopping).transpose()?,
         tasks: all(gang.tasks, task_from)?,
+        alternative: gang.alternative,
+        cancelled: gang.cancelled,
+        granted_at: Time(gang.granted_at_ms),
     })
 }
 
@@ -103,6 +109,9 @@ pub(super) fn lease(lease: &Lease) -> log::RestoredLease {
         }),
         trimmed: lease.trimmed,
         fenced: lease.fenced,
+        time_limit_ms: lease.time_limit.map(|Millis(ms)| ms),
+        started: lease.started,
+        mean_us: lease.mean_us,
     }
 }
 
@@ -137,5 +146,8 @@ pub(super) fn lease_from(lease: log::RestoredLease) -> Result<Lease, Malformed> 
         revoke: lease.revoke.map(revoke).transpose()?,
         trimmed: lease.trimmed,
         fenced: lease.fenced,
+        time_limit: lease.time_limit_ms.map(Millis),
+        started: lease.started,
+        mean_us: lease.mean_us,
     })
 }

@@ -1,0 +1,258 @@
+//! Events about jobs and queues that people caused.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::event::Event;
+use crate::id::{IdempotencyKey, JobId, QueueName, Tenant};
+use crate::job::body::{After, CancelCause, Job, JobBody};
+use crate::job::record::{ElementRecord, EndState, EndedRange, RecordStatus, Used};
+use crate::lease::{RevokeReason, Revoking};
+use crate::queue::{Limits, QueueKey};
+use crate::ranges::{IndexRange, RangeSet};
+use crate::state::index::Shape;
+use crate::state::{State, UsedKey};
+use crate::time::{Millis, Time};
+
+impl State {
+    pub(super) fn jobs_submitted(&mut self, at: Time, event: &Event) {
+        let Event::JobsSubmitted { by, tenant, user, key, digest, jobs } = event else {
+            return;
+        };
+        for new in jobs {
+            let spec = &new.spec;
+            self.insert_job(JobBody {
+                id: new.id,
+                tenant: tenant.clone(),
+                actor: by.actor.clone(),
+                request_id: by.request_id.clone(),
+                user: user.clone(),
+                spec: spec.clone(),
+                queue: spec.queue.clone(),
+                priority: spec.priority,
+                time_limit: spec.time_limit,
+                held: spec.hold,
+                after: new.after.clone(),
+                submitted_at: at,
+                started_at: None,
+                ended_at: None,
+                pending: spec.elements(),
+                records: BTreeMap::new(),
+                ended: BTreeMap::new(),
+                chunk: 1,
+                excluded: BTreeMap::new(),
+                infra_starts: BTreeMap::new(),
+                retries: 0,
+                device: None,
+                exit_code: None,
+                cancelled: None,
+            });
+            self.counters.job = self.counters.job.max(new.id.0 + 1);
+        }
+        let ids = jobs.iter().map(|job| job.id).collect();
+        self.insert_key(tenant, key, UsedKey { used_at: at, digest: *digest, jobs: ids });
+    }
+
+    /// Puts a job, new or restored, into the state and its indices.
+    pub(super) fn insert_job(&mut self, body: JobBody) {
+        let id = body.id;
+        let mut job = Job {
+            leases: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            active: 0,
+            running: 0,
+            gpus: 0,
+            ended_counts: BTreeMap::new(),
+            shape: Arc::new(Shape {
+                demands: body.spec.demands.clone(),
+                replicas: body.spec.replicas,
+                excluded: Vec::new(),
+            }),
+            entry: Default::default(),
+            body,
+        };
+        let records = job.body.records.iter();
+        let statuses: Vec<_> = records.map(|(index, record)| (*index, record.status)).collect();
+        for (index, status) in statuses {
+            match status {
+                RecordStatus::Waiting { not_before } => {
+                    job.waiting.insert((not_before, index));
+                }
+                RecordStatus::Ended { state, .. } => job.count_end(state, 1),
+                RecordStatus::Leased => {}
+            }
+        }
+        let ended: Vec<_> = job.body.ended.iter().map(|(first, range)| (*first, *range)).collect();
+        for (first, range) in ended {
+            job.count_end(range.state, u64::from(range.last - first) + 1);
+        }
+        if let Some(at) = job.body.ended_at {
+            self.index.ended.insert((at, id));
+        }
+        self.jobs.insert(id, job);
+        self.watch_dependencies(id);
+        self.reindex(id, false);
+    }
+
+    pub(super) fn insert_key(&mut self, tenant: &Tenant, key: &IdempotencyKey, used: UsedKey) {
+        let name = (tenant.clone(), key.clone());
+        let at = used.used_at;
+        if let Some(old) = self.keys.insert(name, used) {
+            self.index.keys.remove(&(old.used_at, tenant.clone(), key.clone()));
+        }
+        self.index.keys.insert((at, tenant.clone(), key.clone()));
+    }
+
+    pub(super) fn keys_expired(&mut self, used_until: Time) {
+        while let Some((at, tenant, key)) = self.index.keys.pop_first() {
+            if at > used_until {
+                self.index.keys.insert((at, tenant, key));
+                break;
+            }
+            self.keys.remove(&(tenant, key));
+        }
+    }
+
+    pub(super) fn job_cancelled(&mut self, at: Time, id: JobId, elements: &RangeSet, cause: CancelCause) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        job.body.cancelled = Some(cause);
+        for range in job.body.pending.intersection(elements).iter() {
+            job.body.pending.remove(range.first, range.last);
+            job.end_range(range.first, EndedRange::never_ran(range.last));
+        }
+        let waiting: Vec<_> = job.waiting.iter().filter(|(_, index)| elements.contains(*index)).copied().collect();
+        for (time, index) in waiting {
+            job.waiting.remove(&(time, index));
+            if let Some(record) = job.body.records.remove(&index) {
+                job.end_record(at, index, record, EndState::Cancelled);
+            }
+        }
+        for lease in job.leases.iter() {
+            let Some(lease) = self.leases.get_mut(lease) else {
+                continue;
+            };
+            let hit = lease.live.intersection(elements);
+            if hit.is_empty() {
+                continue;
+            }
+            if lease.gang.is_some()
+                && let Some(gang) = self.gangs.get_mut(&(id, lease.first))
+            {
+                gang.cancelled = true;
+            }
+            let none = Revoking { reason: RevokeReason::Cancelled, elements: RangeSet::new() };
+            lease.revoke.get_or_insert(none).elements.extend(&hit);
+        }
+        self.settle_job(at, id);
+        self.reindex(id, false);
+    }
+
+    pub(super) fn job_held(&mut self, id: JobId, held: bool) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.body.held = held;
+            self.reindex(id, false);
+        }
+    }
+
+    pub(super) fn elements_retried(&mut self, at: Time, id: JobId, elements: &RangeSet, after: &[After]) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        for IndexRange { first, last } in elements.iter() {
+            for (start, range) in job.unend(first, last) {
+                if range.attempt == 0 {
+                    job.body.pending.insert(start, range.last);
+                } else {
+                    (start..=range.last).for_each(|index| job.wait_again(at, index, ended_record(&range)));
+                }
+            }
+            let records: Vec<_> = job.body.records.range(first..=last).map(|(index, _)| *index).collect();
+            for index in records {
+                let Some(record) = job.body.records.get(&index).cloned() else {
+                    continue;
+                };
+                if let RecordStatus::Ended { state, .. } = record.status {
+                    job.uncount_end(state, 1);
+                    job.wait_again(at, index, record);
+                }
+            }
+        }
+        if let Some(ended) = job.body.ended_at.take() {
+            self.index.ended.remove(&(ended, id));
+        }
+        job.body.exit_code = job.highest_exit_code();
+        job.body.after = after.to_vec();
+        job.body.cancelled = None;
+        job.body.excluded.clear();
+        job.body.infra_starts.clear();
+        self.watch_dependencies(id);
+        self.reindex(id, false);
+    }
+
+    pub(super) fn job_updated(
+        &mut self,
+        id: JobId,
+        priority: Option<i32>,
+        queue: Option<&QueueName>,
+        time_limit: Option<Millis>,
+    ) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        job.body.priority = priority.unwrap_or(job.body.priority);
+        job.body.queue = queue.unwrap_or(&job.body.queue).clone();
+        job.body.time_limit = time_limit.or(job.body.time_limit);
+        self.reindex(id, false);
+    }
+
+    pub(super) fn job_forgotten(&mut self, id: JobId) {
+        self.unindex(id);
+        let Some(job) = self.jobs.remove(&id) else {
+            return;
+        };
+        if let Some(ended) = job.body.ended_at {
+            self.index.ended.remove(&(ended, id));
+        }
+        self.index.doomed.remove(&id);
+    }
+
+    pub(super) fn queue_set(&mut self, key: &QueueKey, limits: Limits) {
+        self.queues.entry(key.clone()).or_default().limits = limits;
+        self.index.changes.relaxed = true;
+    }
+
+    pub(super) fn round_decided(&mut self, round: u64, more: bool) {
+        self.counters.round = round;
+        self.index.changes.relaxed = more;
+        self.index.changes.lines.clear();
+    }
+}
+
+impl Job {
+    /// Returns the highest exit code among elements that have ended.
+    fn highest_exit_code(&self) -> Option<i32> {
+        let ended = self.body.records.values().filter(|record| matches!(record.status, RecordStatus::Ended { .. }));
+        let codes = ended.filter_map(|record| record.last.as_ref()?.exit.exit_code);
+        codes.chain(self.body.ended.values().filter_map(|range| range.exit_code)).max()
+    }
+
+    /// Puts an ended element back, with all of its retries again.
+    fn wait_again(&mut self, at: Time, index: u32, record: ElementRecord) {
+        let status = RecordStatus::Waiting { not_before: at };
+        self.body.records.insert(index, ElementRecord { used: Used::default(), status, ..record });
+        self.waiting.insert((at, index));
+    }
+}
+
+/// Returns the record an element of an ended range gets when it is tried again.
+fn ended_record(range: &EndedRange) -> ElementRecord {
+    ElementRecord {
+        attempts: range.attempt,
+        used: Used::default(),
+        status: RecordStatus::Leased,
+        checkpoint: None,
+        last: None,
+    }
+}

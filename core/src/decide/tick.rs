@@ -1,0 +1,95 @@
+//! What time alone brings: gangs that were not ready in time, nodes that were silent for too long, old keys, old jobs.
+
+use super::Decider;
+use super::scratch::{Scratch, infra_exit};
+use super::submit::KEY_KEPT;
+use crate::effect::Step;
+use crate::event::Event;
+use crate::id::{JobId, LeaseId};
+use crate::job::record::Outcome;
+use crate::node::Node;
+use crate::state::State;
+use crate::time::{Millis, Time};
+
+/// An ended job stays in the state that long; the log and its archive keep it longer.
+pub const JOB_KEPT: Millis = Millis::hours(24 * 30);
+
+/// Ended jobs in the state; above it the oldest go first, for memory.
+pub const JOBS_ENDED_MAX: usize = 50_000;
+
+/// Jobs one Tick forgets: a batch must not grow with what piled up.
+const FORGOTTEN_PER_TICK: usize = 1_000;
+
+impl Decider<'_> {
+    pub(super) fn tick(&self) -> Step {
+        let mut scratch = Scratch::new(self);
+        scratch.late_gangs();
+        scratch.lost_leases();
+        if self.state.index.keys.first().is_some_and(|(used, _, _)| *used + KEY_KEPT <= self.now) {
+            scratch.event(Event::KeysExpired { used_until: Time(self.now.0.saturating_sub(KEY_KEPT.0)) });
+        }
+        for job in self.old_jobs() {
+            scratch.event(Event::JobForgotten { job });
+        }
+        scratch.step
+    }
+
+    fn old_jobs(&self) -> Vec<JobId> {
+        let ended = &self.state.index.ended;
+        let surplus = ended.len().saturating_sub(JOBS_ENDED_MAX);
+        let old = ended.iter().enumerate().take(FORGOTTEN_PER_TICK);
+        let old = old.take_while(|(at, (ended, _))| *at < surplus || *ended + JOB_KEPT <= self.now);
+        old.map(|(_, (_, job))| *job).collect()
+    }
+}
+
+impl Scratch<'_> {
+    fn late_gangs(&mut self) {
+        let decider = self.decider;
+        let late = decider.state.index.preparing.iter().take_while(|(deadline, _, _)| *deadline <= decider.now);
+        for (_, job, index) in late {
+            let Some(gang) = self.gang(*job, *index).cloned() else {
+                continue;
+            };
+            let unready = gang.leases.iter().find(|id| self.lease(**id).is_none_or(|lease| lease.port.is_none()));
+            let node = unready.and_then(|id| self.lease(*id)).map(|lease| lease.node);
+            let name = node.and_then(|node| decider.state.nodes.get(&node)).map(|node| node.body.name.as_str());
+            let detail = format!("node `{}` was not ready in time", name.unwrap_or("?"));
+            let outcome = if gang.cancelled { Outcome::Cancelled } else { Outcome::Infra };
+            self.stop_gang(*job, *index, outcome, infra_exit(&detail));
+        }
+    }
+
+    fn lost_leases(&mut self) {
+        let decider = self.decider;
+        for node in decider.state.index.silent.iter().filter_map(|node| decider.state.nodes.get(node)) {
+            let detail = format!("node `{}` was not heard for longer than lost_after", node.body.name);
+            for lease in &node.leases {
+                if decider.state.lost_at(node, *lease).is_some_and(|at| at <= decider.now) {
+                    self.lose(*lease, Outcome::Fenced, &detail, false);
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    /// Returns when a lease of a silent node is lost. `None`: the node is heard, or it was lost before.
+    pub(crate) fn lost_at(&self, node: &Node, lease: LeaseId) -> Option<Time> {
+        let lease = self.leases.get(&lease).filter(|lease| !lease.fenced)?;
+        let job = self.jobs.get(&lease.job)?;
+        Some(node.body.silent_since? + job.body.spec.lost_after)
+    }
+
+    /// Returns when time alone next changes something: feed `Tick`, and call `place`, at that time.
+    pub fn next_wake(&self) -> Option<Time> {
+        let index = &self.index;
+        let silent = index.silent.iter().filter_map(|node| self.nodes.get(node));
+        let lost = silent.flat_map(|node| node.leases.iter().filter_map(|lease| self.lost_at(node, *lease))).min();
+        let wake = index.wakes.first().map(|(time, _)| *time);
+        let gang = index.preparing.first().map(|(time, _, _)| *time);
+        let key = index.keys.first().map(|(used, _, _)| *used + KEY_KEPT);
+        let job = index.ended.first().map(|(ended, _)| *ended + JOB_KEPT);
+        [lost, wake, gang, key, job].into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,12 @@
+//! Tests of the core as a whole: exact traces for each behaviour, and random runs that check every invariant.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod chunks;
+mod gangs;
+mod life;
+mod limits;
+mod nodes;
+mod placement;
+mod random;
+mod submits;
+mod world;

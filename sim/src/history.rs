@@ -1,0 +1,452 @@
+//! The history checker: reads the log event by event, knows nothing of the core's state, and says what must never be.
+//!
+//! - A key stands for one submit, and what was acknowledged is in the log.
+//! - Attempts of an element rise; an attempt ends once; an element ends once (until somebody retries it).
+//! - Nothing is taken under a lease that is not the element's newest, or that was fenced.
+//! - What COMPLETED really exited 0, in every rank, under that attempt.
+//! - No lease is granted over a queue's limit, or on a device that another live lease holds.
+
+use std::collections::BTreeMap;
+
+use gangsaw_core::event::{Event, NewJob, Record};
+use gangsaw_core::id::{Attempt, DeviceId, IdempotencyKey, Index, JobId, LeaseId, NodeId, Rank, Tenant};
+use gangsaw_core::job::record::{Next, Outcome};
+use gangsaw_core::lease::RankHold;
+use gangsaw_core::queue::{Limits, QueueKey};
+use gangsaw_core::time::Time;
+
+use crate::truth::Truth;
+
+/// Where an element stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stand {
+    Waits,
+    Leased(LeaseId),
+    Ended,
+}
+
+#[derive(Clone, Debug)]
+struct Element {
+    stand: Stand,
+    /// The newest attempt that was leased.
+    attempt: Attempt,
+    /// The newest attempt that ended.
+    ended: Attempt,
+    cancelled: bool,
+}
+
+#[derive(Clone, Debug)]
+struct JobTrack {
+    queue: QueueKey,
+    ranks: u32,
+    running_max: Option<u32>,
+    elements: BTreeMap<Index, Element>,
+}
+
+#[derive(Clone, Debug)]
+struct LeaseTrack {
+    job: JobId,
+    node: NodeId,
+    first: Index,
+    last: Index,
+    attempt: Attempt,
+    /// The first lease of the gang, which its element is under; itself for a chunk.
+    head: LeaseId,
+    /// What each rank holds until it is gone.
+    devices: Vec<(Rank, DeviceId)>,
+    /// Elements (of a gang: the one) that have not left.
+    live: u64,
+    /// Elements that run at once.
+    slots: u64,
+    fenced: bool,
+}
+
+impl LeaseTrack {
+    fn new(
+        job: JobId,
+        node: NodeId,
+        (first, last): (Index, Index),
+        attempt: Attempt,
+        head: LeaseId,
+        slots: u64,
+    ) -> Self {
+        let live = u64::from(last - first) + 1;
+        Self { job, node, first, last, attempt, head, devices: Vec::new(), live, slots, fenced: false }
+    }
+}
+
+/// What the log says, element by element.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct History {
+    jobs: BTreeMap<JobId, JobTrack>,
+    leases: BTreeMap<LeaseId, LeaseTrack>,
+    keys: BTreeMap<(Tenant, IdempotencyKey), (Time, Vec<JobId>)>,
+    limits: BTreeMap<QueueKey, Limits>,
+    /// Who holds which device.
+    holders: BTreeMap<(NodeId, DeviceId), LeaseId>,
+    waiting: u64,
+    /// No lease below it is live.
+    oldest: LeaseId,
+}
+
+type Check = Result<(), String>;
+
+impl History {
+    /// Says whether a durable event granted this.
+    pub(crate) fn granted(&self, lease: LeaseId, job: JobId, index: Index, attempt: Attempt) -> bool {
+        self.leases.get(&lease).is_some_and(|track| {
+            track.job == job && track.attempt == attempt && track.first <= index && index <= track.last
+        })
+    }
+
+    pub(crate) fn has_job(&self, job: JobId) -> bool {
+        self.jobs.contains_key(&job)
+    }
+
+    pub(crate) fn jobs_of(&self, tenant: &Tenant, key: &IdempotencyKey) -> Option<&[JobId]> {
+        self.keys.get(&(tenant.clone(), key.clone())).map(|(_, jobs)| &jobs[..])
+    }
+
+    /// Says whether every element of every job has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.waiting == 0
+    }
+
+    /// Returns a job that has not ended, with how many elements it waits for.
+    pub(crate) fn unfinished(&self) -> Option<(JobId, usize)> {
+        self.jobs.iter().find_map(|(&job, track)| {
+            let open = track.elements.values().filter(|element| element.stand != Stand::Ended).count();
+            (open > 0).then_some((job, open))
+        })
+    }
+
+    /// Takes the next record of the log.
+    pub(crate) fn observe(&mut self, record: &Record, truth: &Truth) -> Check {
+        match &record.event {
+            Event::JobsSubmitted { tenant, key, jobs, .. } => self.submitted(tenant, key, jobs, record.at),
+            Event::KeysExpired { used_until } => {
+                self.keys.retain(|_, (used, _)| *used > *used_until);
+                Ok(())
+            }
+            Event::JobCancelled { job, elements, .. } => {
+                elements.indices().try_for_each(|index| self.cancelled(*job, index))
+            }
+            Event::ElementsRetried { job, elements, .. } => {
+                elements.indices().try_for_each(|index| self.retried(*job, index))
+            }
+            Event::JobUpdated { job, queue, .. } => {
+                if let (Some(track), Some(queue)) = (self.jobs.get_mut(job), queue) {
+                    track.queue.name = queue.clone();
+                }
+                Ok(())
+            }
+            Event::JobForgotten { job } => self.forgotten(*job),
+            Event::QueueSet { queue, limits, .. } => {
+                self.limits.insert(queue.clone(), *limits);
+                Ok(())
+            }
+            Event::ChunkLeased { lease, job, first, last, attempt, node, slots, hold, .. } => {
+                let holds = std::slice::from_ref(hold);
+                let track = LeaseTrack::new(*job, *node, (*first, *last), *attempt, *lease, u64::from(*slots));
+                self.leased(*lease, track, holds)?;
+                (*first..=*last).try_for_each(|index| self.placed(*lease, *job, index, *attempt))?;
+                self.within_limits(*job, *lease)
+            }
+            Event::GangLeased { job, index, attempt, parts, .. } => {
+                let head = parts.first().map_or(LeaseId(0), |part| part.lease);
+                for part in parts {
+                    let track = LeaseTrack::new(*job, part.node, (*index, *index), *attempt, head, 1);
+                    self.leased(part.lease, track, &part.ranks)?;
+                }
+                self.placed(head, *job, *index, *attempt)?;
+                self.within_limits(*job, head)
+            }
+            Event::LeasePrepared { lease, .. } => self.is_current(*lease, None),
+            Event::RankEnded { lease, rank, .. } => {
+                self.is_current(*lease, None)?;
+                self.release(*lease, Some(*rank));
+                Ok(())
+            }
+            Event::TaskStarted { lease, job, index, rank, .. } => {
+                self.is_current(*lease, Some(*index))?;
+                let attempt = self.leases.get(lease).map_or(0, |track| track.attempt);
+                let ran = truth.ran((*job, *index, *rank, attempt));
+                held(ran, || format!("{job}[{index}].{rank} is said to have started and was never executed"))
+            }
+            Event::ElementsSucceeded { lease, job, first, last, .. } => {
+                (*first..=*last).try_for_each(|index| self.completed(*lease, *job, index, truth))
+            }
+            Event::AttemptEnded { lease, job, index, attempt, outcome, next, .. } => {
+                self.attempt_ended(*lease, *job, *index, *attempt, *outcome, *next, truth)
+            }
+            Event::ElementsReturned { lease, job, first, last } => {
+                (*first..=*last).try_for_each(|index| self.returned(*lease, *job, index))
+            }
+            Event::LeaseFenced { lease, .. } => {
+                if let Some(track) = self.leases.get_mut(lease) {
+                    track.fenced = true;
+                }
+                Ok(())
+            }
+            Event::FenceConfirmed { lease, first, last, rank, .. } => {
+                self.confirmed(*lease, u64::from(*last - *first) + 1, *rank);
+                let fenced = self.leases.get(lease).is_some_and(|track| track.fenced);
+                held(fenced, || format!("lease {lease} was confirmed and never fenced"))
+            }
+            Event::NodeForgotten { node, .. } => {
+                self.holders.retain(|(held, _), _| held != node);
+                Ok(())
+            }
+            Event::JobHeld { .. }
+            | Event::JobReleased { .. }
+            | Event::NodeRegistered { .. }
+            | Event::NodeReturned { .. }
+            | Event::NodeInventoryChanged { .. }
+            | Event::NodeSilenced { .. }
+            | Event::NodeModeSet { .. }
+            | Event::RoundDecided { .. }
+            | Event::GangStarted { .. }
+            | Event::GangStopping { .. }
+            | Event::LeaseTrimmed { .. }
+            | Event::NodeExcluded { .. }
+            | Event::ReportTaken { .. }
+            | Event::Restored(_) => Ok(()),
+        }
+    }
+
+    fn submitted(&mut self, tenant: &Tenant, key: &IdempotencyKey, jobs: &[NewJob], at: Time) -> Check {
+        let ids = jobs.iter().map(|job| job.id).collect();
+        let before = self.keys.insert((tenant.clone(), key.clone()), (at, ids));
+        held(before.is_none(), || format!("key {key} was used for {before:?} and again"))?;
+        for job in jobs {
+            let element = Element { stand: Stand::Waits, attempt: 0, ended: 0, cancelled: false };
+            let elements: BTreeMap<Index, Element> =
+                job.spec.elements().indices().map(|index| (index, element.clone())).collect();
+            self.waiting += elements.len() as u64;
+            let track = JobTrack {
+                queue: QueueKey { tenant: tenant.clone(), name: job.spec.queue.clone() },
+                ranks: job.spec.replicas,
+                running_max: job.spec.array.as_ref().and_then(|array| array.running_max),
+                elements,
+            };
+            let before = self.jobs.insert(job.id, track);
+            held(before.is_none(), || format!("job {} was submitted twice", job.id))?;
+        }
+        Ok(())
+    }
+
+    fn forgotten(&mut self, job: JobId) -> Check {
+        let over = self
+            .jobs
+            .get(&job)
+            .is_some_and(|track| track.elements.values().all(|element| element.stand == Stand::Ended));
+        held(over, || format!("job {job} was forgotten before it ended"))
+    }
+
+    fn leased(&mut self, lease: LeaseId, mut track: LeaseTrack, holds: &[RankHold]) -> Check {
+        for hold in holds {
+            for device in &hold.gpu_uuids {
+                let before = self.holders.insert((track.node, device.clone()), lease);
+                held(before.is_none(), || format!("lease {lease} got {device}, which {before:?} holds"))?;
+                track.devices.push((hold.rank, device.clone()));
+            }
+        }
+        let before = self.leases.insert(lease, track);
+        let over = |(_, track): (&LeaseId, &LeaseTrack)| track.live == 0;
+        while self.leases.range(self.oldest..).next().is_some_and(over) {
+            self.oldest.0 += 1;
+        }
+        held(before.is_none(), || format!("lease {lease} was granted twice"))
+    }
+
+    /// An element came under a lease.
+    fn placed(&mut self, lease: LeaseId, job: JobId, index: Index, attempt: Attempt) -> Check {
+        let track = self.jobs.get_mut(&job).ok_or_else(|| format!("job {job} was leased and never submitted"))?;
+        let element =
+            track.elements.get_mut(&index).ok_or_else(|| format!("{job}[{index}] was leased and is not of the job"))?;
+        let waits = element.stand == Stand::Waits && !element.cancelled;
+        held(waits, || format!("{job}[{index}] was leased as {lease} and stands {element:?}"))?;
+        let rises = attempt > element.ended && attempt >= element.attempt;
+        held(rises, || format!("{job}[{index}] was leased under attempt {attempt} after {element:?}"))?;
+        element.stand = Stand::Leased(lease);
+        element.attempt = attempt;
+        Ok(())
+    }
+
+    /// No lease may be granted over a limit.
+    fn within_limits(&self, job: JobId, lease: LeaseId) -> Check {
+        let Some(track) = self.jobs.get(&job) else { return Ok(()) };
+        let mut of_job = 0;
+        let mut of_queue = 0;
+        for lease in self.leases.range(self.oldest..).map(|(id, lease)| (lease.head == *id, lease)) {
+            let (true, lease) = lease else { continue };
+            if lease.fenced || lease.live == 0 {
+                continue;
+            }
+            let runs = lease.live.min(lease.slots);
+            of_job += if lease.job == job { runs } else { 0 };
+            let in_queue = self.jobs.get(&lease.job).is_some_and(|other| other.queue == track.queue);
+            of_queue += if in_queue { runs } else { 0 };
+        }
+        let fits = track.running_max.is_none_or(|most| of_job <= u64::from(most));
+        held(fits, || format!("job {job} runs {of_job} elements and may run {:?}", track.running_max))?;
+        let Some(limits) = self.limits.get(&track.queue) else { return Ok(()) };
+        if let Some(most) = limits.running_max {
+            held(of_queue <= most, || format!("queue {:?} runs {of_queue} elements and may run {most}", track.queue))?;
+        }
+        let takes_gpus = self.leases.get(&lease).is_some_and(|track| !track.devices.is_empty());
+        if let Some(most) = limits.gpus_max.filter(|_| takes_gpus) {
+            let of_queue = |lease: &&LeaseId| {
+                let job = self.leases.get(lease).and_then(|lease| self.jobs.get(&lease.job));
+                job.is_some_and(|job| job.queue == track.queue)
+            };
+            let gpus = self.holders.values().filter(of_queue).count() as u64;
+            held(gpus <= most, || format!("queue {:?} holds {gpus} GPUs and may hold {most}", track.queue))?;
+        }
+        Ok(())
+    }
+
+    /// A rank, or all of a lease, is gone: its devices are free.
+    fn release(&mut self, lease: LeaseId, rank: Option<Rank>) {
+        let Some(track) = self.leases.get(&lease) else { return };
+        for (of, device) in &track.devices {
+            let holder = self.holders.get(&(track.node, device.clone()));
+            if rank.is_none_or(|rank| rank == *of) && holder == Some(&lease) {
+                self.holders.remove(&(track.node, device.clone()));
+            }
+        }
+    }
+
+    /// Something of a fenced lease is gone from its node.
+    fn confirmed(&mut self, lease: LeaseId, elements: u64, rank: Option<Rank>) {
+        let Some(track) = self.leases.get_mut(&lease) else { return };
+        track.live = track.live.saturating_sub(elements);
+        if rank.is_some() || track.live == 0 {
+            self.release(lease, rank);
+        }
+    }
+
+    /// A fact may only be taken under the element's newest lease.
+    fn is_current(&self, lease: LeaseId, index: Option<Index>) -> Check {
+        let track = self.leases.get(&lease).ok_or_else(|| format!("lease {lease} was never granted"))?;
+        held(!track.fenced, || format!("a report was taken under lease {lease}, which was fenced"))?;
+        let index = index.unwrap_or(track.first);
+        let stand = self.jobs.get(&track.job).and_then(|job| job.elements.get(&index)).map(|element| element.stand);
+        let current = stand == Some(Stand::Leased(track.head));
+        held(current, || format!("a report on {}[{index}] was taken under lease {lease}: {stand:?}", track.job))
+    }
+
+    fn element(&mut self, job: JobId, index: Index) -> Result<&mut Element, String> {
+        self.jobs
+            .get_mut(&job)
+            .and_then(|track| track.elements.get_mut(&index))
+            .ok_or_else(|| format!("{job}[{index}] does not exist"))
+    }
+
+    /// An element leaves its lease. A fenced lease holds what it holds until that is confirmed.
+    fn leaves(&mut self, lease: LeaseId) {
+        let Some(track) = self.leases.get_mut(&lease).filter(|track| !track.fenced) else { return };
+        track.live = track.live.saturating_sub(1);
+        if track.live == 0 {
+            let head = track.head;
+            let parts: Vec<LeaseId> =
+                self.leases.range(head..).take_while(|(_, part)| part.head == head).map(|(id, _)| *id).collect();
+            for part in parts {
+                let fenced = self.leases.get(&part).is_some_and(|part| part.fenced);
+                if !fenced {
+                    self.release(part, None);
+                }
+            }
+        }
+    }
+
+    fn ends(&mut self, job: JobId, index: Index) -> Check {
+        let element = self.element(job, index)?;
+        let open = element.stand != Stand::Ended;
+        element.stand = Stand::Ended;
+        self.waiting = self.waiting.saturating_sub(1);
+        held(open, || format!("{job}[{index}] ended twice"))
+    }
+
+    fn cancelled(&mut self, job: JobId, index: Index) -> Check {
+        let element = self.element(job, index)?;
+        element.cancelled = true;
+        match element.stand {
+            Stand::Waits => self.ends(job, index),
+            Stand::Leased(_) => Ok(()),
+            Stand::Ended => Err(format!("{job}[{index}] had ended and was cancelled")),
+        }
+    }
+
+    fn retried(&mut self, job: JobId, index: Index) -> Check {
+        let element = self.element(job, index)?;
+        let ended = element.stand == Stand::Ended;
+        element.stand = Stand::Waits;
+        element.cancelled = false;
+        self.waiting += 1;
+        held(ended, || format!("{job}[{index}] was retried before it ended"))
+    }
+
+    fn completed(&mut self, lease: LeaseId, job: JobId, index: Index, truth: &Truth) -> Check {
+        self.is_current(lease, Some(index))?;
+        let element = self.element(job, index)?;
+        let attempt = element.attempt;
+        element.ended = attempt;
+        let well = truth.went_well((job, index, 0, attempt));
+        held(well, || format!("{job}[{index}] COMPLETED in attempt {attempt} without an exit 0"))?;
+        self.leaves(lease);
+        self.ends(job, index)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "they are the fields of one event")]
+    fn attempt_ended(
+        &mut self,
+        lease: LeaseId,
+        job: JobId,
+        index: Index,
+        attempt: Attempt,
+        outcome: Outcome,
+        next: Next,
+        truth: &Truth,
+    ) -> Check {
+        let track = self.leases.get(&lease).ok_or_else(|| format!("lease {lease} was never granted"))?;
+        let (head, fenced) = (track.head, track.fenced);
+        let by_fence = match outcome {
+            Outcome::Fenced | Outcome::Infra | Outcome::Cancelled => true,
+            Outcome::Ok | Outcome::Failed | Outcome::Oom | Outcome::Timeout | Outcome::Preempted => false,
+        };
+        held(!fenced || by_fence, || {
+            format!("{job}[{index}] ended {outcome:?} under a fenced lease")
+        })?;
+        let ranks = self.jobs.get(&job).map_or(0, |track| track.ranks);
+        let element = self.element(job, index)?;
+        let current = element.stand == Stand::Leased(head) && element.attempt == attempt;
+        held(current, || format!("{job}[{index}] ended attempt {attempt} of lease {lease} and stands {element:?}"))?;
+        element.ended = attempt;
+        if outcome == Outcome::Ok {
+            let well = (0..ranks).all(|rank| truth.went_well((job, index, rank, attempt)));
+            held(well, || format!("{job}[{index}] ended ok in attempt {attempt} without an exit 0 of every rank"))?;
+        }
+        self.leaves(lease);
+        match next {
+            Next::Retry { .. } => {
+                self.element(job, index)?.stand = Stand::Waits;
+                Ok(())
+            }
+            Next::End(_) => self.ends(job, index),
+        }
+    }
+
+    fn returned(&mut self, lease: LeaseId, job: JobId, index: Index) -> Check {
+        self.is_current(lease, Some(index))?;
+        let element = self.element(job, index)?;
+        element.stand = Stand::Waits;
+        let cancelled = element.cancelled;
+        self.leaves(lease);
+        if cancelled { self.ends(job, index) } else { Ok(()) }
+    }
+}
+
+fn held(holds: bool, what: impl FnOnce() -> String) -> Check {
+    if holds { Ok(()) } else { Err(what()) }
+}

@@ -1,0 +1,540 @@
+//! The world: one scheduler, some machines, people, a wire and a disk, under one clock and one source of chance.
+//!
+//! [`World::step`] takes the next happening and ends with [`World::check`]. Nothing happens between happenings, and
+//! nothing happens that was not planned, so a seed is a whole run.
+//!
+//! Neighbours: `scheduler` is the engine's loop, `node` and `supervisor` are a machine, `driver` the people, `faults`
+//! what goes wrong, `history` and `truth` what must hold.
+
+use gangsaw_core::apply::apply;
+use gangsaw_core::check::check;
+use gangsaw_core::event::{Event, Record};
+use gangsaw_core::id::{DeviceId, LeaseId, NodeName};
+use gangsaw_core::place::{place, replay};
+use gangsaw_core::resources::{Device, Inventory};
+use gangsaw_core::state::State;
+
+use crate::counters::Counters;
+use crate::disk::{CrashPoint, Disk};
+use crate::driver::Clients;
+use crate::history::History;
+use crate::jobs::Size;
+use crate::net::{Down, Net, Session, Up};
+use crate::node::Node;
+use crate::queue::Queue;
+use crate::rng::Rng;
+use crate::run::{Broken, Plan};
+use crate::scheduler::Scheduler;
+use crate::trace::Trace;
+use crate::truth::Truth;
+
+/// Chaos ends at the latest then, so that a run in which nothing is asked ends, too.
+const CHAOS_MS_MAX: u64 = 4 * 86_400_000;
+/// After the chaos the queue must be empty by then.
+const CALM_MS_MAX: u64 = 12 * 3_600_000;
+
+/// Something that is planned.
+#[derive(Clone, Debug)]
+pub(crate) enum Happening {
+    Work,
+    Fault,
+    Tidy,
+    Call { call: u64 },
+    CallAgain { call: u64 },
+    Batch { scheduler: u64 },
+    Pulse { scheduler: u64 },
+    SchedulerUp { died: u64 },
+    DiskHasRoom,
+    Up { session: Session, message: Up },
+    Down { session: Session, message: Down },
+    Hangup { session: Session },
+    Dial { node: usize, agent: u64 },
+    Heal { node: usize },
+    Overtake { node: usize },
+    AgentTick { node: usize, agent: u64 },
+    AgentUp { node: usize },
+    News { node: usize, agent: u64 },
+    SupervisorLost { node: usize },
+    LeftoversGone { node: usize, lease: LeaseId },
+    Prepared { node: usize, lease: LeaseId },
+    TaskEnds { node: usize, process: u64 },
+    Fence { node: usize, lease: LeaseId },
+    DeviceBack { node: usize },
+    WatcherBack { watcher: usize },
+}
+
+/// Somebody who reads the log as it grows.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Watcher {
+    pub(crate) connected: bool,
+    cursor: u64,
+}
+
+/// A simulated cluster.
+#[derive(Clone, Debug)]
+pub struct World {
+    pub(crate) now: u64,
+    pub(crate) rng: Rng,
+    pub(crate) queue: Queue<Happening>,
+    pub(crate) initial: State,
+    pub(crate) broken: Broken,
+    pub(crate) chaos: bool,
+    calm_since: u64,
+    pub(crate) size: Size,
+    pub(crate) work_pause_ms: u64,
+    pub(crate) fault_pause_ms: u64,
+    pub(crate) long_downtimes: u32,
+    pub(crate) measured_downtime: Option<u64>,
+    pub(crate) inputs: u64,
+    inputs_wanted: u64,
+    pub(crate) disk: Disk,
+    pub(crate) crash_at: Option<CrashPoint>,
+    pub(crate) scheduler: Option<Scheduler>,
+    pub(crate) scheduler_starts: u64,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) processes_made: u64,
+    pub(crate) net: Net,
+    pub(crate) clients: Clients,
+    pub(crate) watchers: Vec<Watcher>,
+    /// The fold of every durable record, made one by one.
+    shadow: State,
+    log: Vec<Record>,
+    unchecked: bool,
+    pub(crate) history: History,
+    pub(crate) truth: Truth,
+    pub(crate) counters: Counters,
+    trace: Trace,
+    read: bool,
+    violation: Option<String>,
+}
+
+impl World {
+    /// Returns the world of a plan, at time zero.
+    pub fn new(plan: &Plan) -> Self {
+        let mut rng = Rng::new(plan.seed);
+        let count = rng.range(1, 5);
+        let gpus = rng.pick(&[0, 1, 2, 4]).unwrap_or(0);
+        let nodes: Vec<Node> = (0..count).filter_map(|at| machine(&mut rng, at, gpus)).collect();
+        let mut world = Self {
+            now: 0,
+            queue: Queue::new(),
+            initial: plan.initial.clone(),
+            broken: plan.broken,
+            chaos: true,
+            calm_since: 0,
+            size: Size { nodes: count, gpus },
+            work_pause_ms: rng.pick(&[40, 150, 600]).unwrap_or(150),
+            fault_pause_ms: rng.pick(&[300, 1_500, 8_000]).unwrap_or(1_500),
+            long_downtimes: u32::from(rng.permille(400)),
+            measured_downtime: None,
+            inputs: 0,
+            inputs_wanted: plan.inputs,
+            disk: Disk::default(),
+            crash_at: None,
+            scheduler: None,
+            scheduler_starts: 0,
+            net: Net::new(nodes.len()),
+            nodes,
+            processes_made: 0,
+            clients: Clients::default(),
+            watchers: vec![Watcher { connected: true, cursor: 0 }; 3],
+            shadow: plan.initial.clone(),
+            log: Vec::new(),
+            unchecked: false,
+            history: History::default(),
+            truth: Truth::default(),
+            counters: Counters::default(),
+            trace: Trace::new(plan.read),
+            read: plan.read,
+            violation: None,
+            rng,
+        };
+        world.start_scheduler(0);
+        for at in 0..world.nodes.len() {
+            world.start_agent(at);
+        }
+        world.queue.add(100, Happening::Work);
+        world.queue.add(2_000, Happening::Fault);
+        world
+    }
+
+    /// Takes the next happening and checks everything. Says whether there is more to come.
+    pub fn step(&mut self) -> bool {
+        let Some((at, happening)) = self.queue.next() else { return false };
+        self.now = at;
+        self.happen(happening);
+        if self.chaos && (self.inputs >= self.inputs_wanted || self.now > CHAOS_MS_MAX) {
+            self.calm();
+        }
+        self.check();
+        self.violation.is_none() && !self.is_over()
+    }
+
+    /// Checks what must hold at every moment. A violation ends the run.
+    pub fn check(&mut self) {
+        if !self.unchecked || self.violation.is_some() {
+            return;
+        }
+        self.unchecked = false;
+        let Some(scheduler) = &self.scheduler else { return };
+        if let Err(violation) = check(&scheduler.state) {
+            return self.fail(format!("an invariant of the core does not hold: {violation}"));
+        }
+        if !scheduler.state.same_as(&self.shadow) {
+            self.fail(String::from("the state is not the fold of the log"));
+        }
+    }
+
+    /// Returns what was violated, if anything.
+    pub fn violation(&self) -> Option<&str> {
+        self.violation.as_deref()
+    }
+
+    /// Returns the hash of everything that happened.
+    pub fn trace_hash(&self) -> u64 {
+        self.trace.hash()
+    }
+
+    /// Returns the last lines of the trace, if the plan asked for them.
+    pub fn trace_tail(&self) -> Vec<String> {
+        self.trace.tail()
+    }
+
+    /// Returns the counts.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Returns how many inputs the scheduler's core was given.
+    pub fn inputs(&self) -> u64 {
+        self.inputs
+    }
+
+    /// Returns the log.
+    pub fn log(&self) -> &[Record] {
+        &self.log
+    }
+
+    /// Says whether the chaos is over and the queue is empty.
+    fn is_over(&mut self) -> bool {
+        if self.chaos || self.violation.is_some() {
+            return false;
+        }
+        let at_rest = self.history.is_over()
+            && self.scheduler.as_ref().is_some_and(|scheduler| scheduler.state.leases().next().is_none());
+        if at_rest {
+            self.finish();
+            return true;
+        }
+        if self.now > self.calm_since + CALM_MS_MAX {
+            let what = self.stuck();
+            self.fail(format!("the faults stopped and the queue did not empty: {what}"));
+        }
+        false
+    }
+
+    fn stuck(&self) -> String {
+        let Some(scheduler) = &self.scheduler else { return String::from("the scheduler is down") };
+        let leases: Vec<String> = scheduler.state.leases().take(3).map(|lease| format!("{lease:?}")).collect();
+        let Some((job, open)) = self.history.unfinished() else { return format!("leases are left: {leases:?}") };
+        let reasons = scheduler.state.wait_reasons(job, scheduler.state.now());
+        let body = scheduler.state.job(job).map(|job| &job.body);
+        format!("job {job} has {open} open elements: {reasons:?}\n  {body:?}\n  {leases:?}")
+    }
+
+    /// The last checks, over the whole run.
+    fn finish(&mut self) {
+        let diffs = replay(self.initial.clone(), &self.log);
+        if let Some(diff) = diffs.first() {
+            return self.fail(format!("{} rounds are replayed otherwise, first {diff:?}", diffs.len()));
+        }
+        let last = self.log.last().map_or(0, |record| record.seq);
+        if let Some(watcher) = self.watchers.iter().find(|watcher| watcher.connected && watcher.cursor != last) {
+            self.fail(format!("a watcher saw {} of {last} records", watcher.cursor));
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        if let Some(until) = self.waits_for_agent(&happening) {
+            return self.queue.add(until, happening);
+        }
+        match happening {
+            Happening::Work => self.on_work(),
+            Happening::Fault => self.on_fault(),
+            Happening::Tidy => self.on_tidy(),
+            Happening::Call { call } => self.on_call(call),
+            Happening::CallAgain { call } => self.on_call_again(call),
+            Happening::Batch { scheduler } => self.on_batch(scheduler),
+            Happening::Pulse { scheduler } => self.on_pulse(scheduler),
+            Happening::SchedulerUp { died } => {
+                let measured = self.measured_downtime.take();
+                self.start_scheduler(measured.unwrap_or(self.now - died));
+            }
+            Happening::DiskHasRoom => self.disk.full = false,
+            Happening::Up { session, message } => self.on_up(session, message),
+            Happening::Down { session, message } => self.on_down(session, message),
+            Happening::Hangup { session } => self.on_hangup(session),
+            Happening::Dial { node, agent } => self.on_dial(node, agent),
+            Happening::Heal { node } => self.heal(node),
+            Happening::Overtake { node } => {
+                self.net.wires[node].slow_ms = 0;
+                self.hang_up(node);
+            }
+            Happening::AgentTick { node, agent } => self.on_agent_tick(node, agent),
+            Happening::AgentUp { node } => self.start_agent(node),
+            Happening::News { node, agent } => self.on_news(node, agent),
+            Happening::SupervisorLost { node } => self.on_supervisor_lost(node),
+            Happening::LeftoversGone { node, lease } => self.on_leftovers_gone(node, lease),
+            Happening::Prepared { node, lease } => self.on_prepared(node, lease),
+            Happening::TaskEnds { node, process } => self.on_task_ends(node, process),
+            Happening::Fence { node, lease } => self.on_fence(node, lease),
+            Happening::DeviceBack { node } => {
+                self.nodes[node].inventory = self.nodes[node].owned.clone();
+                self.tell_inventory(node);
+            }
+            Happening::WatcherBack { watcher } => self.resume_watcher(watcher),
+        }
+    }
+
+    /// Returns until when a happening must wait because its agent is stopped.
+    fn waits_for_agent(&self, happening: &Happening) -> Option<u64> {
+        let at = match happening {
+            Happening::Dial { node, .. }
+            | Happening::AgentTick { node, .. }
+            | Happening::News { node, .. }
+            | Happening::SupervisorLost { node }
+            | Happening::Overtake { node }
+            | Happening::LeftoversGone { node, .. } => *node,
+            Happening::Down { session, .. } | Happening::Hangup { session } => {
+                self.net.streams.get(session).map(|stream| stream.node)?
+            }
+            Happening::Work
+            | Happening::Fault
+            | Happening::Tidy
+            | Happening::Call { .. }
+            | Happening::CallAgain { .. }
+            | Happening::Batch { .. }
+            | Happening::Pulse { .. }
+            | Happening::SchedulerUp { .. }
+            | Happening::DiskHasRoom
+            | Happening::Up { .. }
+            | Happening::Heal { .. }
+            | Happening::AgentUp { .. }
+            | Happening::Prepared { .. }
+            | Happening::TaskEnds { .. }
+            | Happening::Fence { .. }
+            | Happening::DeviceBack { .. }
+            | Happening::WatcherBack { .. } => return None,
+        };
+        self.nodes[at].agent.as_ref().map(|agent| agent.paused_until).filter(|until| *until > self.now)
+    }
+
+    /// Ends the chaos: heals what is ill, and lets what is planned come.
+    fn calm(&mut self) {
+        self.chaos = false;
+        self.calm_since = self.now;
+        self.note("calm", &[self.inputs]);
+        self.disk.full = false;
+        self.disk.fails_next = false;
+        self.crash_at = None;
+        for at in 0..self.nodes.len() {
+            self.nodes[at].bad_until = 0;
+            if let Some(agent) = &mut self.nodes[at].agent {
+                agent.paused_until = 0;
+            }
+            self.heal(at);
+        }
+        self.queue.add(self.now + 1_000, Happening::Tidy);
+    }
+
+    /// Notes what happened.
+    pub(crate) fn note(&mut self, what: &str, numbers: &[u64]) {
+        self.trace.note(self.now, what, numbers);
+    }
+
+    /// Adds a line to the trace if it is read.
+    pub(crate) fn read(&mut self, line: impl FnOnce() -> String) {
+        if self.read {
+            self.trace.line(self.now, &line());
+        }
+    }
+
+    /// Ends the run with a violation.
+    pub(crate) fn fail(&mut self, what: String) {
+        self.violation.get_or_insert(what);
+    }
+
+    /// Takes records that are on disk now: everything that is derived from the log follows here.
+    pub(crate) fn became_durable(&mut self, records: &[Record]) {
+        self.unchecked = true;
+        for (at, record) in records.iter().enumerate() {
+            self.counters.event(&record.event);
+            self.note("event", &[record.seq, record.at.0]);
+            self.read(|| format!("{:?}", record.event));
+            let last = self.log.last().map_or(0, |record| record.seq);
+            if record.seq != last + 1 {
+                return self.fail(format!("record {} follows {last}", record.seq));
+            }
+            if let Err(what) =
+                self.replay_round(&records[at..]).and_then(|()| self.history.observe(record, &self.truth))
+            {
+                return self.fail(format!("record {}: {what}", record.seq));
+            }
+            apply(&mut self.shadow, record.at, &record.event);
+            for watcher in self.watchers.iter_mut().filter(|watcher| watcher.connected) {
+                watcher.cursor += 1;
+            }
+            self.log.push(record.clone());
+        }
+    }
+
+    /// Computes a recorded round again from the state before it: it must come out the same.
+    fn replay_round(&self, records: &[Record]) -> Result<(), String> {
+        let Some(Record { event: Event::RoundDecided { now, round, decisions, .. }, .. }) = records.first() else {
+            return Ok(());
+        };
+        let computed = place(&self.shadow, *now).events;
+        let recorded = records.iter().take(1 + usize::try_from(*decisions).unwrap_or(0)).map(|record| &record.event);
+        let wanted = 1 + usize::try_from(*decisions).unwrap_or(0);
+        if recorded.eq(computed.iter().take(wanted)) {
+            return Ok(());
+        }
+        Err(format!("round {round} is replayed otherwise: {computed:?}"))
+    }
+
+    /// Checks what the scheduler read from its disk.
+    pub(crate) fn recovered(&mut self, state: &State, seq: u64) {
+        let last = self.log.last().map_or(0, |record| record.seq);
+        if seq != last {
+            self.fail(format!("the log ended with record {last} and is loaded up to {seq}"));
+        } else if !state.same_as(&self.shadow) {
+            self.fail(String::from("the state that was loaded is not the fold of the log"));
+        }
+    }
+
+    fn resume_watcher(&mut self, at: usize) {
+        let Some(watcher) = self.watchers.get_mut(at) else { return };
+        let mut gap = None;
+        for record in
+            self.log.iter().rev().take_while(|record| record.seq > watcher.cursor).collect::<Vec<_>>().iter().rev()
+        {
+            watcher.cursor += 1;
+            if record.seq != watcher.cursor {
+                gap = Some((watcher.cursor, record.seq));
+                break;
+            }
+        }
+        watcher.connected = true;
+        if let Some((wanted, read)) = gap {
+            self.fail(format!("a watcher expects {wanted} and reads {read}"));
+        }
+    }
+
+    /// Sends a message of an agent to the scheduler.
+    pub(crate) fn send_up(&mut self, at: usize, message: Up) {
+        let Some(session) = self.nodes[at].agent.as_ref().and_then(|agent| agent.session) else { return };
+        let wire = self.net.wires[at];
+        if wire.up_blocked {
+            if let Some(stream) = self.net.streams.get_mut(&session) {
+                stream.held_up.push(message);
+            }
+            return;
+        }
+        let delay = self.rng.range(1, 20) + wire.slow_ms;
+        let Some(arrival) = self.net.arrival_up(session, self.now + delay) else { return };
+        if self.rng.permille(wire.repeats_permille) {
+            // A Hello that came late again would show an old list; streams do not do that.
+            let again = if matches!(message, Up::Hello(_)) { arrival } else { arrival + delay };
+            self.queue.add(again, Happening::Up { session, message: message.clone() });
+        }
+        self.queue.add(arrival, Happening::Up { session, message });
+    }
+
+    /// Sends a message of the scheduler to an agent.
+    pub(crate) fn send_down(&mut self, session: Session, message: Down) {
+        let Some(stream) = self.net.streams.get_mut(&session).filter(|stream| stream.scheduler_open) else { return };
+        let wire = self.net.wires[stream.node];
+        if wire.down_blocked {
+            stream.held_down.push(message);
+            return;
+        }
+        let delay = self.rng.range(1, 20) + wire.slow_ms;
+        let Some(arrival) = self.net.arrival_down(session, self.now + delay) else { return };
+        if self.rng.permille(wire.repeats_permille) {
+            self.queue.add(arrival + delay, Happening::Down { session, message: message.clone() });
+        }
+        self.queue.add(arrival, Happening::Down { session, message });
+    }
+
+    fn on_hangup(&mut self, session: Session) {
+        let Some(stream) = self.net.streams.get(&session) else { return };
+        let at = stream.node;
+        if self.nodes[at].agent.as_ref().is_some_and(|agent| agent.session == Some(session)) {
+            self.hang_up(at);
+        }
+    }
+
+    /// Ends every trouble of a wire: what was held arrives, or its stream breaks.
+    fn heal(&mut self, at: usize) {
+        let wire = std::mem::take(&mut self.net.wires[at]);
+        if wire.up_blocked || wire.down_blocked {
+            let arrives = self.rng.permille(500);
+            let held: Vec<Session> =
+                self.net.streams.iter().filter(|(_, stream)| stream.node == at).map(|(session, _)| *session).collect();
+            for session in held {
+                self.release(session, arrives);
+            }
+            if !arrives {
+                self.hang_up(at);
+            }
+        }
+        if self.nodes[at].agent.as_ref().is_some_and(|agent| agent.wants_stream) {
+            self.plan_dial(at, 300);
+        }
+    }
+
+    fn release(&mut self, session: Session, arrives: bool) {
+        let Some(stream) = self.net.streams.get_mut(&session) else { return };
+        let up = std::mem::take(&mut stream.held_up);
+        let down = std::mem::take(&mut stream.held_down);
+        if !arrives {
+            return;
+        }
+        for message in up {
+            let delay = self.rng.range(1, 200);
+            if let Some(arrival) = self.net.arrival_up(session, self.now + delay) {
+                self.queue.add(arrival, Happening::Up { session, message });
+            }
+        }
+        for message in down {
+            let delay = self.rng.range(1, 200);
+            if let Some(arrival) = self.net.arrival_down(session, self.now + delay) {
+                self.queue.add(arrival, Happening::Down { session, message });
+            }
+        }
+    }
+}
+
+fn machine(rng: &mut Rng, at: u64, gpus: u64) -> Option<Node> {
+    let devices = (0..gpus)
+        .filter_map(|gpu| {
+            Some(Device {
+                uuid: DeviceId::new(&format!("GPU-{at}-{gpu}")).ok()?,
+                model: String::from(if at.is_multiple_of(2) { "NVIDIA H200" } else { "NVIDIA L4" }),
+                memory_bytes: 24 << 30,
+                pci_bus_id: format!("0000:0{gpu}:00.0"),
+                withheld: None,
+                compute_capability: 90,
+                driver_version: String::from("580.1"),
+            })
+        })
+        .collect();
+    let inventory = Inventory {
+        milli_cpus: rng.range(2, 8) * 1_000,
+        memory_bytes: rng.range(4, 32) << 30,
+        devices,
+        address: format!("10.0.0.{at}"),
+        ..Inventory::default()
+    };
+    Some(Node::new(NodeName::new(&format!("n{at}")).ok()?, inventory))
+}
