@@ -25,41 +25,19 @@ pub fn apply(state: &mut State, at: Time, event: &Event) {
     match event {
         Event::JobsSubmitted { .. } => state.jobs_submitted(at, event),
         Event::KeysExpired { used_until } => state.keys_expired(*used_until),
-        Event::JobCancelled {
-            job,
-            elements,
-            cause,
-            ..
-        } => state.job_cancelled(at, *job, elements, *cause),
+        Event::JobCancelled { job, elements, cause, .. } => state.job_cancelled(at, *job, elements, *cause),
         Event::JobHeld { job, .. } => state.job_held(*job, true),
         Event::JobReleased { job, .. } => state.job_held(*job, false),
-        Event::ElementsRetried {
-            job,
-            elements,
-            after,
-            ..
-        } => state.elements_retried(at, *job, elements, after),
-        Event::JobUpdated {
-            job,
-            priority,
-            queue,
-            time_limit,
-            ..
-        } => {
+        Event::ElementsRetried { job, elements, after, .. } => state.elements_retried(at, *job, elements, after),
+        Event::JobUpdated { job, priority, queue, time_limit, .. } => {
             state.job_updated(*job, *priority, queue.as_ref(), *time_limit);
         }
         Event::JobForgotten { job } => state.job_forgotten(*job),
         Event::NodeRegistered { .. } => state.node_registered(event),
-        Event::NodeReturned {
-            node,
-            boot_id,
-            agent_version,
-        } => state.node_returned(*node, boot_id, agent_version),
+        Event::NodeReturned { node, boot_id, agent_version } => state.node_returned(*node, boot_id, agent_version),
         Event::NodeInventoryChanged { node, inventory } => state.node_inventory(*node, inventory),
         Event::NodeSilenced { node } => state.node_silenced(at, *node),
-        Event::NodeModeSet {
-            node, mode, reason, ..
-        } => state.node_mode(*node, *mode, reason),
+        Event::NodeModeSet { node, mode, reason, .. } => state.node_mode(*node, *mode, reason),
         Event::NodeForgotten { node, .. } => state.node_forgotten(*node),
         Event::QueueSet { queue, limits, .. } => state.queue_set(queue, *limits),
         Event::RoundDecided { round, more, .. } => state.round_decided(*round, *more),
@@ -68,45 +46,19 @@ pub fn apply(state: &mut State, at: Time, event: &Event) {
         Event::LeasePrepared { lease, port, .. } => state.lease_prepared(*lease, *port),
         Event::GangStarted { job, index, master } => state.gang_started(*job, *index, master),
         Event::TaskStarted { .. } => state.task_started(at, event),
-        Event::ElementsSucceeded {
-            lease,
-            first,
-            last,
-            mean_us,
-            ..
-        } => {
+        Event::ElementsSucceeded { lease, first, last, mean_us, .. } => {
             state.elements_succeeded(at, *lease, (*first, *last), *mean_us);
         }
-        Event::RankEnded {
-            lease, rank, exit, ..
-        } => state.rank_ended(at, *lease, *rank, exit),
-        Event::GangStopping {
-            job,
-            index,
-            outcome,
-            exit,
-        } => state.gang_stopping(*job, *index, *outcome, exit),
+        Event::RankEnded { lease, rank, exit, .. } => state.rank_ended(at, *lease, *rank, exit),
+        Event::GangStopping { job, index, outcome, exit } => state.gang_stopping(*job, *index, *outcome, exit),
         Event::AttemptEnded { .. } => state.attempt_ended(at, event),
-        Event::ElementsReturned {
-            lease, first, last, ..
-        } => state.elements_returned(at, *lease, *first, *last),
+        Event::ElementsReturned { lease, first, last, .. } => state.elements_returned(at, *lease, *first, *last),
         Event::LeaseTrimmed { lease, .. } => state.lease_trimmed(*lease),
         Event::LeaseFenced { lease, .. } => state.lease_fenced(*lease),
-        Event::FenceConfirmed {
-            lease,
-            first,
-            last,
-            rank,
-            ..
-        } => {
+        Event::FenceConfirmed { lease, first, last, rank, .. } => {
             state.fence_confirmed(*lease, *first, *last, *rank);
         }
-        Event::NodeExcluded {
-            job,
-            node,
-            until,
-            reason,
-        } => state.node_excluded(*job, *node, *until, reason),
+        Event::NodeExcluded { job, node, until, reason } => state.node_excluded(*job, *node, *until, reason),
         Event::ReportTaken { node, seq } => state.report_taken(*node, *seq),
         Event::Restored(restored) => state.restored(restored),
     }

@@ -20,11 +20,7 @@ use crate::state::State;
 pub struct Violation(pub String);
 
 fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), Violation> {
-    if holds {
-        Ok(())
-    } else {
-        Err(Violation(what()))
-    }
+    if holds { Ok(()) } else { Err(Violation(what())) }
 }
 
 /// Checks every invariant of `state`: each element is in exactly one place, a device has one holder, free amounts are
@@ -48,9 +44,7 @@ fn elements_once(state: &State, job: &Job) -> Result<(), Violation> {
     let mut put = |first: Index, last: Index, place: &str| {
         let twice = seen.within(first, last).next().is_some();
         seen.insert(first, last);
-        ensure(!twice, || {
-            format!("job {id}: an element of {first}-{last} is in {place} and elsewhere")
-        })
+        ensure(!twice, || format!("job {id}: an element of {first}-{last} is in {place} and elsewhere"))
     };
     for range in job.body.pending.iter() {
         put(range.first, range.last, "pending")?;
@@ -62,9 +56,7 @@ fn elements_once(state: &State, job: &Job) -> Result<(), Violation> {
         match record.status {
             RecordStatus::Waiting { not_before } => {
                 let known = job.waiting.contains(&(not_before, *index));
-                ensure(known, || {
-                    format!("job {id}[{index}] waits and is not in the index")
-                })?;
+                ensure(known, || format!("job {id}[{index}] waits and is not in the index"))?;
                 put(*index, *index, "a waiting record")?;
             }
             RecordStatus::Ended { .. } => put(*index, *index, "an ended record")?,
@@ -72,14 +64,8 @@ fn elements_once(state: &State, job: &Job) -> Result<(), Violation> {
         }
     }
     let mut leased = 0;
-    for lease in job
-        .leases
-        .iter()
-        .filter_map(|lease| state.leases.get(lease))
-    {
-        ensure(!lease.fenced, || {
-            format!("job {id} counts fenced lease {}", lease.id)
-        })?;
+    for lease in job.leases.iter().filter_map(|lease| state.leases.get(lease)) {
+        ensure(!lease.fenced, || format!("job {id} counts fenced lease {}", lease.id))?;
         if lease.gang.is_none() {
             leased += lease.live.len();
             for range in lease.live.iter() {
@@ -92,12 +78,8 @@ fn elements_once(state: &State, job: &Job) -> Result<(), Violation> {
         put(gang.index, gang.index, "a gang")?;
     }
     let all = job.body.spec.elements();
-    ensure(seen == all, || {
-        format!("job {id}: elements are missing or foreign")
-    })?;
-    ensure(leased == job.active, || {
-        format!("job {id}: {leased} leased elements, {} counted", job.active)
-    })
+    ensure(seen == all, || format!("job {id}: elements are missing or foreign"))?;
+    ensure(leased == job.active, || format!("job {id}: {leased} leased elements, {} counted", job.active))
 }
 
 fn counts(state: &State, job: &Job) -> Result<(), Violation> {
@@ -111,95 +93,47 @@ fn counts(state: &State, job: &Job) -> Result<(), Violation> {
             *ended.entry(state).or_default() += 1;
         }
     }
-    ensure(ended == job.ended_counts, || {
-        format!(
-            "job {id}: end counts {:?}, found {ended:?}",
-            job.ended_counts
-        )
-    })?;
+    ensure(ended == job.ended_counts, || format!("job {id}: end counts {:?}, found {ended:?}", job.ended_counts))?;
     let over = job.ended_count() == job.body.spec.element_count();
-    ensure(over == job.body.ended_at.is_some(), || {
-        format!("job {id}: ended_at is wrong")
-    })?;
+    ensure(over == job.body.ended_at.is_some(), || format!("job {id}: ended_at is wrong"))?;
     let shown: u64 = state.element_counts(id).values().sum();
-    ensure(shown == job.body.spec.element_count(), || {
-        format!("job {id}: {shown} elements are shown")
-    })?;
-    ensure(job.entry == job.entry_at(state.now), || {
-        format!("job {id}: its index entry is old")
-    })?;
-    let leases = job
-        .leases
-        .iter()
-        .filter_map(|lease| state.leases.get(lease));
+    ensure(shown == job.body.spec.element_count(), || format!("job {id}: {shown} elements are shown"))?;
+    ensure(job.entry == job.entry_at(state.now), || format!("job {id}: its index entry is old"))?;
+    let leases = job.leases.iter().filter_map(|lease| state.leases.get(lease));
     let gpus: u64 = leases.map(|lease| lease.devices().count() as u64).sum();
-    ensure(gpus == job.gpus, || {
-        format!("job {id}: holds {gpus} GPUs, {} counted", job.gpus)
-    })?;
-    let max = job
-        .body
-        .spec
-        .array
-        .as_ref()
-        .and_then(|array| array.running_max);
+    ensure(gpus == job.gpus, || format!("job {id}: holds {gpus} GPUs, {} counted", job.gpus))?;
+    let max = job.body.spec.array.as_ref().and_then(|array| array.running_max);
     let within = max.is_none_or(|max| job.running <= u64::from(max));
-    ensure(within, || {
-        format!("job {id}: {} elements run, {max:?} may", job.running)
-    })
+    ensure(within, || format!("job {id}: {} elements run, {max:?} may", job.running))
 }
 
 fn nodes(state: &State) -> Result<(), Violation> {
     let mut holders: BTreeMap<(NodeId, &DeviceId), LeaseId> = BTreeMap::new();
     let mut held: BTreeMap<NodeId, (u64, u64)> = BTreeMap::new();
     for lease in state.leases.values() {
-        ensure(lease.is_live(), || {
-            format!("lease {} is kept and nothing in it is live", lease.id)
-        })?;
-        let found = state
-            .nodes
-            .get(&lease.node)
-            .is_some_and(|node| node.leases.contains(&lease.id));
+        ensure(lease.is_live(), || format!("lease {} is kept and nothing in it is live", lease.id))?;
+        let found = state.nodes.get(&lease.node).is_some_and(|node| node.leases.contains(&lease.id));
         ensure(found, || format!("lease {} is not on its node", lease.id))?;
         let (cpus, memory) = lease.held();
         let sum = held.entry(lease.node).or_default();
         *sum = (sum.0 + cpus, sum.1 + memory);
         for device in lease.devices() {
             let other = holders.insert((lease.node, device), lease.id);
-            ensure(other.is_none(), || {
-                format!(
-                    "device {device} is held by {other:?} and lease {}",
-                    lease.id
-                )
-            })?;
+            ensure(other.is_none(), || format!("device {device} is held by {other:?} and lease {}", lease.id))?;
         }
     }
     for node in state.nodes.values() {
         let id = node.body.id;
         let (cpus, memory) = held.get(&id).copied().unwrap_or_default();
         let books = (node.held_milli_cpus, node.held_memory_bytes);
-        ensure(books == (cpus, memory), || {
-            format!("node {id} books {books:?}, leases hold {cpus} and {memory}")
-        })?;
+        ensure(books == (cpus, memory), || format!("node {id} books {books:?}, leases hold {cpus} and {memory}"))?;
         let free = (node.free_milli_cpus, node.free_memory_bytes);
         let owned = &node.body.inventory;
-        let left = (
-            owned.milli_cpus.saturating_sub(cpus),
-            owned.memory_bytes.saturating_sub(memory),
-        );
-        ensure(free == left, || {
-            format!("node {id} has {free:?} free, {left:?} is left")
-        })?;
-        let known = node
-            .holders
-            .iter()
-            .map(|(device, lease)| ((id, device), *lease));
-        let found = holders
-            .iter()
-            .filter(|((node, _), _)| *node == id)
-            .map(|(key, lease)| (*key, *lease));
-        ensure(known.eq(found), || {
-            format!("node {id}: its holders are wrong")
-        })?;
+        let left = (owned.milli_cpus.saturating_sub(cpus), owned.memory_bytes.saturating_sub(memory));
+        ensure(free == left, || format!("node {id} has {free:?} free, {left:?} is left"))?;
+        let known = node.holders.iter().map(|(device, lease)| ((id, device), *lease));
+        let found = holders.iter().filter(|((node, _), _)| *node == id).map(|(key, lease)| (*key, *lease));
+        ensure(known.eq(found), || format!("node {id}: its holders are wrong"))?;
     }
     Ok(())
 }
@@ -207,21 +141,12 @@ fn nodes(state: &State) -> Result<(), Violation> {
 fn queues(state: &State) -> Result<(), Violation> {
     for (key, queue) in &state.queues {
         let mut usage = crate::queue::Usage::default();
-        for job in state
-            .jobs
-            .values()
-            .filter(|job| job.entry.queue.as_ref() == Some(key))
-        {
+        for job in state.jobs.values().filter(|job| job.entry.queue.as_ref() == Some(key)) {
             usage.running += job.running;
             usage.queued += job.body.pending.len() + job.waiting.len() as u64;
             usage.gpus += job.gpus;
         }
-        ensure(usage == queue.usage, || {
-            format!(
-                "queue {}: {:?} counted, {usage:?} found",
-                key.name, queue.usage
-            )
-        })?;
+        ensure(usage == queue.usage, || format!("queue {}: {:?} counted, {usage:?} found", key.name, queue.usage))?;
     }
     Ok(())
 }
@@ -229,20 +154,11 @@ fn queues(state: &State) -> Result<(), Violation> {
 fn gangs(state: &State) -> Result<(), Violation> {
     for gang in state.gangs.values() {
         let (job, index) = (gang.job, gang.index);
-        let live = gang
-            .leases
-            .iter()
-            .filter_map(|id| state.leases.get(id))
-            .filter(|lease| !lease.fenced)
-            .count();
-        ensure(live > 0, || {
-            format!("gang {job}[{index}] is kept and none of its leases is")
-        })?;
+        let live = gang.leases.iter().filter_map(|id| state.leases.get(id)).filter(|lease| !lease.fenced).count();
+        ensure(live > 0, || format!("gang {job}[{index}] is kept and none of its leases is"))?;
         let waits = gang.started.is_none() && gang.stopping.is_none();
         let known = state.index.preparing.contains(&(gang.deadline, job, index));
-        ensure(waits == known, || {
-            format!("gang {job}[{index}]: its deadline is not in the index")
-        })?;
+        ensure(waits == known, || format!("gang {job}[{index}]: its deadline is not in the index"))?;
     }
     Ok(())
 }

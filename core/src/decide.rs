@@ -28,35 +28,25 @@ use crate::time::Time;
 
 /// Decides what `request` means in `state` at `now`.
 pub fn decide(state: &State, now: Time, request: &Request) -> Step {
-    let decider = Decider {
-        state,
-        now,
-        request,
-    };
+    let decider = Decider { state, now, request };
     match &request.input {
         Input::Submit(submit) => decider.submit(submit),
         Input::Cancel { job, elements } => decider.cancel(*job, elements.as_ref()),
         Input::Hold { job } => decider.hold(*job),
         Input::Release { job } => decider.release(*job),
         Input::Retry { job, elements } => decider.retry(*job, elements.as_ref()),
-        Input::Update {
-            job,
-            priority,
-            queue,
-            time_limit,
-        } => decider.update(*job, *priority, queue.as_ref(), *time_limit),
+        Input::Update { job, priority, queue, time_limit } => {
+            decider.update(*job, *priority, queue.as_ref(), *time_limit)
+        }
         Input::NodeHello(hello) => decider.hello(hello),
         Input::NodeSilent { node } => decider.silent(*node),
         Input::NodeReport { node, seq, facts } => decider.report(*node, *seq, facts),
         Input::NodeInventory { node, inventory } => decider.inventory(*node, inventory),
         Input::SetNode { name, mode, reason } => decider.set_node(name, *mode, reason),
         Input::ForgetNode { name } => decider.forget_node(name),
-        Input::SetQueue {
-            name,
-            running_max,
-            queued_max,
-            gpus_max,
-        } => decider.set_queue(name, *running_max, *queued_max, *gpus_max),
+        Input::SetQueue { name, running_max, queued_max, gpus_max } => {
+            decider.set_queue(name, *running_max, *queued_max, *gpus_max)
+        }
         Input::Tick => decider.tick(),
     }
 }
@@ -70,51 +60,28 @@ struct Decider<'a> {
 
 impl Decider<'_> {
     fn by(&self) -> By {
-        By {
-            actor: self.request.actor.clone(),
-            request_id: self.request.request_id.clone(),
-        }
+        By { actor: self.request.actor.clone(), request_id: self.request.request_id.clone() }
     }
 
     fn reply(&self, reply: Reply) -> Effect {
-        Effect::Reply {
-            request_id: self.request.request_id.clone(),
-            reply,
-        }
+        Effect::Reply { request_id: self.request.request_id.clone(), reply }
     }
 
     /// Returns the step that only answers.
     fn answer(&self, reply: Reply) -> Step {
-        Step {
-            events: Vec::new(),
-            effects: vec![self.reply(reply)],
-        }
+        Step { events: Vec::new(), effects: vec![self.reply(reply)] }
     }
 
     fn refuse(&self, kind: RefusalKind, reason: &'static str, message: String, hint: &str) -> Step {
-        self.answer(Reply::Refused(Refusal {
-            kind,
-            reason,
-            message,
-            hint: hint.to_owned(),
-        }))
+        self.answer(Reply::Refused(Refusal { kind, reason, message, hint: hint.to_owned() }))
     }
 
     /// Returns a job of the request's tenant. Another tenant's job is as unknown as one that never was.
     fn job(&self, id: JobId) -> Result<&Job, Step> {
-        let job = self
-            .state
-            .jobs
-            .get(&id)
-            .filter(|job| job.body.tenant == self.request.tenant);
+        let job = self.state.jobs.get(&id).filter(|job| job.body.tenant == self.request.tenant);
         job.ok_or_else(|| {
             let message = format!("there is no job {id}");
-            self.refuse(
-                RefusalKind::NotFound,
-                "unknown-job",
-                message,
-                "`gangsaw ps --all` lists jobs",
-            )
+            self.refuse(RefusalKind::NotFound, "unknown-job", message, "`gangsaw ps --all` lists jobs")
         })
     }
 }

@@ -3,17 +3,15 @@
 //! Each carries what `apply` needs, so that folding asks no policy: outcomes, next steps and placements are decided
 //! once and logged.
 
-use std::sync::Arc;
+mod parts;
 
-use crate::id::{
-    Actor, Attempt, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank,
-    RequestId, Tenant,
-};
-use crate::job::body::{After, CancelCause, DeviceChoice, JobBody};
+pub use parts::{By, GangPart, NewJob, Restored};
+
+use crate::id::{Attempt, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, Tenant};
+use crate::job::body::{After, CancelCause, DeviceChoice};
 use crate::job::record::{Exit, Next, Outcome};
-use crate::job::spec::JobSpec;
-use crate::lease::{Gang, Lease, Master, RankHold};
-use crate::node::{NodeBody, NodeMode};
+use crate::lease::{Master, RankHold};
+use crate::node::NodeMode;
 use crate::queue::{Limits, QueueKey};
 use crate::ranges::RangeSet;
 use crate::resources::Inventory;
@@ -30,15 +28,6 @@ pub struct Record {
     pub wall_ms: u64,
     /// What happened.
     pub event: Event,
-}
-
-/// Who asked for a change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct By {
-    /// Who.
-    pub actor: Actor,
-    /// With which request.
-    pub request_id: RequestId,
 }
 
 /// What became true.
@@ -383,110 +372,4 @@ pub enum Event {
     },
     /// A part of a snapshot.
     Restored(Restored),
-}
-
-impl Event {
-    /// Returns the jobs an event is about, for those who watch them.
-    pub fn jobs(&self) -> Vec<JobId> {
-        match self {
-            Event::JobsSubmitted { jobs, .. } => jobs.iter().map(|job| job.id).collect(),
-            Event::JobCancelled { job, .. }
-            | Event::JobHeld { job, .. }
-            | Event::JobReleased { job, .. }
-            | Event::ElementsRetried { job, .. }
-            | Event::JobUpdated { job, .. }
-            | Event::JobForgotten { job }
-            | Event::ChunkLeased { job, .. }
-            | Event::GangLeased { job, .. }
-            | Event::LeasePrepared { job, .. }
-            | Event::GangStarted { job, .. }
-            | Event::TaskStarted { job, .. }
-            | Event::ElementsSucceeded { job, .. }
-            | Event::RankEnded { job, .. }
-            | Event::GangStopping { job, .. }
-            | Event::AttemptEnded { job, .. }
-            | Event::ElementsReturned { job, .. }
-            | Event::LeaseTrimmed { job, .. }
-            | Event::LeaseFenced { job, .. }
-            | Event::FenceConfirmed { job, .. }
-            | Event::NodeExcluded { job, .. } => vec![*job],
-            Event::KeysExpired { .. }
-            | Event::NodeRegistered { .. }
-            | Event::NodeReturned { .. }
-            | Event::NodeInventoryChanged { .. }
-            | Event::NodeSilenced { .. }
-            | Event::NodeModeSet { .. }
-            | Event::NodeForgotten { .. }
-            | Event::QueueSet { .. }
-            | Event::RoundDecided { .. }
-            | Event::ReportTaken { .. }
-            | Event::Restored(_) => Vec::new(),
-        }
-    }
-}
-
-/// A job as it is stored at submission.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewJob {
-    /// Its number.
-    pub id: JobId,
-    /// As submitted.
-    pub spec: Arc<JobSpec>,
-    /// Its dependencies, resolved, as they stand.
-    pub after: Vec<After>,
-}
-
-/// A node's part of a gang.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GangPart {
-    /// The lease's number.
-    pub lease: LeaseId,
-    /// Where.
-    pub node: NodeId,
-    /// Its ranks, ascending.
-    pub ranks: Vec<RankHold>,
-}
-
-/// A part of a snapshot: durable structures as they are, counters last.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Restored {
-    /// A queue with limits.
-    Queue {
-        /// Which.
-        queue: QueueKey,
-        /// Its limits.
-        limits: Limits,
-    },
-    /// A node.
-    Node(Box<NodeBody>),
-    /// A job.
-    Job(Box<JobBody>),
-    /// A gang; its leases follow.
-    Gang(Box<Gang>),
-    /// A lease.
-    Lease(Box<Lease>),
-    /// A used idempotency key.
-    Key {
-        /// Whose.
-        tenant: Tenant,
-        /// Which.
-        key: IdempotencyKey,
-        /// When it was used.
-        used_at: Time,
-        /// Digest of the specs.
-        digest: u64,
-        /// The jobs it made.
-        jobs: Vec<JobId>,
-    },
-    /// What the next ids are.
-    Counters {
-        /// Next job.
-        job: u64,
-        /// Next lease.
-        lease: u64,
-        /// Next node.
-        node: u32,
-        /// Rounds so far.
-        round: u64,
-    },
 }

@@ -17,41 +17,12 @@ use crate::time::Time;
 impl State {
     /// Returns the leases that ChunkLeased or GangLeased make; none for other events.
     pub(crate) fn leases_of(&self, at: Time, event: &Event) -> Vec<Lease> {
-        if let Event::ChunkLeased {
-            lease,
-            job,
-            first,
-            last,
-            attempt,
-            node,
-            slots,
-            alternative,
-            hold,
-            ..
-        } = event
-        {
+        if let Event::ChunkLeased { lease, job, first, last, attempt, node, slots, alternative, hold, .. } = event {
             let new = self.new_lease(at, *job, (*first, *last), *attempt, *alternative);
             let (ranks, slots) = (vec![hold.clone()], *slots);
-            return new
-                .map(|new| Lease {
-                    id: *lease,
-                    node: *node,
-                    slots,
-                    ranks,
-                    ..new
-                })
-                .into_iter()
-                .collect();
+            return new.map(|new| Lease { id: *lease, node: *node, slots, ranks, ..new }).into_iter().collect();
         }
-        let Event::GangLeased {
-            job,
-            index,
-            attempt,
-            alternative,
-            parts,
-            ..
-        } = event
-        else {
+        let Event::GangLeased { job, index, attempt, alternative, parts, .. } = event else {
             return Vec::new();
         };
         let Some(new) = self.new_lease(at, *job, (*index, *index), *attempt, *alternative) else {
@@ -64,11 +35,7 @@ impl State {
             node: part.node,
             slots: part.ranks.len() as u32,
             ranks: part.ranks.clone(),
-            gang: Some(GangPlace {
-                node_rank,
-                nodes,
-                world_size,
-            }),
+            gang: Some(GangPlace { node_rank, nodes, world_size }),
             started: false,
             ..new.clone()
         };
@@ -131,13 +98,8 @@ pub(crate) fn grant(state: &State, lease: &Lease) -> Option<Effect> {
 
 fn task(job: &Job, lease: &Lease) -> TaskSpec {
     let spec = &job.body.spec;
-    let checkpoint = job
-        .body
-        .records
-        .get(&lease.first)
-        .and_then(|record| record.checkpoint.as_ref());
-    let resume =
-        checkpoint.filter(|checkpoint| checkpoint.node == lease.node && lease.width() == 1);
+    let checkpoint = job.body.records.get(&lease.first).and_then(|record| record.checkpoint.as_ref());
+    let resume = checkpoint.filter(|checkpoint| checkpoint.node == lease.node && lease.width() == 1);
     TaskSpec {
         job_name: spec.name.clone(),
         work: spec.work.clone(),
@@ -153,13 +115,10 @@ fn task(job: &Job, lease: &Lease) -> TaskSpec {
             OnDisconnect::Stop { after } => Some(after),
         },
         user: job.body.user.clone(),
-        array: spec.array.as_ref().and_then(|array| {
-            Some((
-                array.indices.len(),
-                array.indices.first()?,
-                array.indices.last()?,
-            ))
-        }),
+        array: spec
+            .array
+            .as_ref()
+            .and_then(|array| Some((array.indices.len(), array.indices.first()?, array.indices.last()?))),
         resume_from: resume.map(|checkpoint| checkpoint.path.clone()),
         rendezvous: spec.rendezvous,
     }
@@ -173,32 +132,16 @@ pub(crate) fn revoke(lease: &Lease) -> Option<Effect> {
         Some(revoking) => {
             let elements = revoking.elements.intersection(&lease.live);
             let all = elements.len() == lease.live.len();
-            (
-                revoking.reason,
-                if all { RangeSet::new() } else { elements },
-            )
+            (revoking.reason, if all { RangeSet::new() } else { elements })
         }
     };
-    Some(Effect::Revoke {
-        node: lease.node,
-        lease: lease.id,
-        reason,
-        elements,
-    })
+    Some(Effect::Revoke { node: lease.node, lease: lease.id, reason, elements })
 }
 
 /// Returns the start of a gang's lease. `None` if the gang has not been started.
 pub(crate) fn start(state: &State, lease: &Lease) -> Option<Effect> {
-    let gang = state
-        .gangs
-        .get(&(lease.job, lease.first))
-        .filter(|gang| gang.attempt == lease.attempt)?;
+    let gang = state.gangs.get(&(lease.job, lease.first)).filter(|gang| gang.attempt == lease.attempt)?;
     let master = gang.started.as_ref()?;
     let (master_addr, master_port) = (master.address.clone(), master.port);
-    Some(Effect::Start {
-        node: lease.node,
-        lease: lease.id,
-        master_addr,
-        master_port,
-    })
+    Some(Effect::Start { node: lease.node, lease: lease.id, master_addr, master_port })
 }

@@ -1,9 +1,6 @@
 //! Inputs: everything that comes from outside, as data. `decide` says what each means.
 
-use crate::id::{
-    Actor, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, RequestId,
-    Tenant,
-};
+use crate::id::{Actor, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, RequestId, Tenant};
 use crate::job::record::Exit;
 use crate::job::spec::JobSpec;
 use crate::node::NodeMode;

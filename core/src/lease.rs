@@ -80,18 +80,13 @@ impl Lease {
 
     /// Says whether an element of it was revoked.
     pub fn revokes(&self, index: Index) -> bool {
-        self.revoke
-            .as_ref()
-            .is_some_and(|revoking| revoking.elements.contains(index))
+        self.revoke.as_ref().is_some_and(|revoking| revoking.elements.contains(index))
     }
 
     /// Says whether a task of it may exist.
     pub fn runs(&self, index: Index, rank: Rank) -> bool {
         self.live.contains(index)
-            && self
-                .ranks
-                .iter()
-                .any(|hold| hold.rank == rank && (self.gang.is_none() || hold.live))
+            && self.ranks.iter().any(|hold| hold.rank == rank && (self.gang.is_none() || hold.live))
     }
 
     /// Says whether it may hold elements that have not started.
@@ -106,19 +101,13 @@ impl Lease {
             None if self.live.is_empty() => 0,
             None => u64::from(self.slots),
         };
-        (
-            self.demand.milli_cpus.saturating_mul(times),
-            self.demand.memory_bytes.saturating_mul(times),
-        )
+        (self.demand.milli_cpus.saturating_mul(times), self.demand.memory_bytes.saturating_mul(times))
     }
 
     /// Yields the devices it holds.
     pub fn devices(&self) -> impl Iterator<Item = &DeviceId> {
         let live = self.is_live();
-        self.ranks
-            .iter()
-            .filter(move |hold| live && hold.live)
-            .flat_map(|hold| hold.gpu_uuids.iter())
+        self.ranks.iter().filter(move |hold| live && hold.live).flat_map(|hold| hold.gpu_uuids.iter())
     }
 
     /// Returns how many of its elements run at once.

@@ -25,9 +25,7 @@ pub fn lease_ttl(nodes: usize) -> Millis {
 
 /// Returns the order-free hash of lease ids that a heartbeat carries beside their count.
 pub fn lease_hash(leases: impl IntoIterator<Item = LeaseId>) -> u64 {
-    leases
-        .into_iter()
-        .fold(0, |sum: u64, lease| sum.wrapping_add(mixed(lease.0)))
+    leases.into_iter().fold(0, |sum: u64, lease| sum.wrapping_add(mixed(lease.0)))
 }
 
 /// SplitMix64's finaliser: neighbours differ in half of their bits.
@@ -47,9 +45,7 @@ pub struct Liveness {
 impl Liveness {
     /// Returns the liveness of a leader that starts at `now`: every node of `connected` gets a full time to live.
     pub fn starting(now: Time, connected: impl IntoIterator<Item = NodeId>) -> Self {
-        Self {
-            heard: connected.into_iter().map(|node| (node, now)).collect(),
-        }
+        Self { heard: connected.into_iter().map(|node| (node, now)).collect() }
     }
 
     /// Notes a Hello or a heartbeat.
@@ -69,11 +65,7 @@ impl Liveness {
 
     /// Returns the nodes that were not heard for `ttl`; feed each as `Input::NodeSilent` and then forget it.
     pub fn overdue(&self, now: Time, ttl: Millis) -> Vec<NodeId> {
-        self.heard
-            .iter()
-            .filter(|(_, heard)| now.since(**heard) >= ttl)
-            .map(|(node, _)| *node)
-            .collect()
+        self.heard.iter().filter(|(_, heard)| now.since(**heard) >= ttl).map(|(node, _)| *node).collect()
     }
 
     /// Returns when the next node becomes overdue if nothing is heard.

@@ -76,8 +76,7 @@ impl Node {
     /// Yields the devices that may be given to a task now.
     pub fn free_devices(&self) -> impl Iterator<Item = &Device> {
         let devices = self.body.inventory.devices.iter();
-        devices
-            .filter(|device| device.withheld.is_none() && !self.holders.contains_key(&device.uuid))
+        devices.filter(|device| device.withheld.is_none() && !self.holders.contains_key(&device.uuid))
     }
 
     /// Says whether new work may be placed on it.

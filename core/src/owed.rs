@@ -18,41 +18,21 @@ use crate::state::State;
 /// are applied.
 pub fn owed(state: &State, node: NodeId, held: &[HeldLease]) -> Vec<Effect> {
     let mut effects = Vec::new();
-    let Some(found) = state
-        .nodes
-        .get(&node)
-        .filter(|_| !state.mutations.owed_skipped())
-    else {
+    let Some(found) = state.nodes.get(&node).filter(|_| !state.mutations.owed_skipped()) else {
         return effects;
     };
     if found.body.acked_report > 0 {
-        effects.push(Effect::AckReport {
-            node,
-            seq: found.body.acked_report,
-        });
+        effects.push(Effect::AckReport { node, seq: found.body.acked_report });
     }
-    let phases: BTreeMap<LeaseId, Phase> =
-        held.iter().map(|held| (held.lease, held.phase)).collect();
-    for lease in found
-        .leases
-        .iter()
-        .filter_map(|lease| state.leases.get(lease))
-    {
+    let phases: BTreeMap<LeaseId, Phase> = held.iter().map(|held| (held.lease, held.phase)).collect();
+    for lease in found.leases.iter().filter_map(|lease| state.leases.get(lease)) {
         owed_for(state, lease, phases.get(&lease.id).copied(), &mut effects);
     }
-    for (lease, phase) in phases
-        .into_iter()
-        .filter(|(lease, _)| !found.leases.contains(lease))
-    {
+    for (lease, phase) in phases.into_iter().filter(|(lease, _)| !found.leases.contains(lease)) {
         match phase {
             Phase::Prepared | Phase::Running => {
                 let (reason, elements) = (RevokeReason::Fenced, RangeSet::new());
-                effects.push(Effect::Revoke {
-                    node,
-                    lease,
-                    reason,
-                    elements,
-                });
+                effects.push(Effect::Revoke { node, lease, reason, elements });
             }
             // Nothing of it runs; the ack is all it waits for.
             Phase::Ended => {}
@@ -63,9 +43,7 @@ pub fn owed(state: &State, node: NodeId, held: &[HeldLease]) -> Vec<Effect> {
 
 fn owed_for(state: &State, lease: &Lease, phase: Option<Phase>, effects: &mut Vec<Effect>) {
     match phase {
-        None => {
-            effects.extend(grant::grant(state, lease).filter(|_| !lease.fenced && !lease.begun))
-        }
+        None => effects.extend(grant::grant(state, lease).filter(|_| !lease.fenced && !lease.begun)),
         Some(Phase::Ended) => return,
         Some(Phase::Prepared) if lease.started && lease.gang.is_some() && !lease.fenced => {
             effects.extend(grant::start(state, lease));
@@ -77,9 +55,6 @@ fn owed_for(state: &State, lease: &Lease, phase: Option<Phase>, effects: &mut Ve
     }
     effects.extend(grant::revoke(lease));
     if lease.trimmed && !lease.fenced && lease.has_unstarted() {
-        effects.push(Effect::Trim {
-            node: lease.node,
-            lease: lease.id,
-        });
+        effects.push(Effect::Trim { node: lease.node, lease: lease.id });
     }
 }

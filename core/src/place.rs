@@ -95,57 +95,14 @@ fn events_of(state: &State, now: Time, decisions: &[Decision]) -> Vec<Event> {
         LeaseId(next - 1)
     };
     let event = |decision: &Decision| match decision.clone() {
-        Decision::Chunk {
-            job,
-            first,
-            last,
-            attempt,
-            node,
-            slots,
-            alternative,
-            hold,
-            device,
-        } => {
+        Decision::Chunk { job, first, last, attempt, node, slots, alternative, hold, device } => {
             let lease = id();
-            Event::ChunkLeased {
-                lease,
-                job,
-                first,
-                last,
-                attempt,
-                node,
-                slots,
-                alternative,
-                hold,
-                device,
-            }
+            Event::ChunkLeased { lease, job, first, last, attempt, node, slots, alternative, hold, device }
         }
-        Decision::Gang {
-            job,
-            index,
-            attempt,
-            alternative,
-            parts,
-            device,
-        } => {
-            let parts = parts
-                .into_iter()
-                .map(|(node, ranks)| GangPart {
-                    lease: id(),
-                    node,
-                    ranks,
-                })
-                .collect();
+        Decision::Gang { job, index, attempt, alternative, parts, device } => {
+            let parts = parts.into_iter().map(|(node, ranks)| GangPart { lease: id(), node, ranks }).collect();
             let deadline = now + GANG_PREPARES_WITHIN;
-            Event::GangLeased {
-                job,
-                index,
-                attempt,
-                alternative,
-                parts,
-                deadline,
-                device,
-            }
+            Event::GangLeased { job, index, attempt, alternative, parts, deadline, device }
         }
         Decision::Trim { lease, job } => Event::LeaseTrimmed { lease, job },
     };
@@ -158,10 +115,7 @@ fn effects_of(state: &State, now: Time, events: &[Event]) -> Vec<Effect> {
     for event in events {
         if let Event::LeaseTrimmed { lease, .. } = event {
             let node = state.leases.get(lease).map(|lease| lease.node);
-            effects.extend(node.map(|node| Effect::Trim {
-                node,
-                lease: *lease,
-            }));
+            effects.extend(node.map(|node| Effect::Trim { node, lease: *lease }));
         }
         let leases = state.leases_of(now, event);
         effects.extend(leases.iter().filter_map(|lease| grant::grant(state, lease)));
@@ -172,44 +126,21 @@ fn effects_of(state: &State, now: Time, events: &[Event]) -> Vec<Effect> {
 /// Returns the cancels of every job with a dependency that cannot be met, and of those that depend on them in turn.
 fn dependency_cancels(state: &State) -> Vec<Event> {
     let mut doomed: Vec<(JobId, JobId)> = Vec::new();
-    for job in state
-        .index
-        .doomed
-        .iter()
-        .filter_map(|id| state.jobs.get(id))
-    {
-        let failed = job
-            .body
-            .after
-            .iter()
-            .find(|after| after.standing == Standing::Failed);
+    for job in state.index.doomed.iter().filter_map(|id| state.jobs.get(id)) {
+        let failed = job.body.after.iter().find(|after| after.standing == Standing::Failed);
         doomed.extend(failed.map(|after| (job.body.id, after.job)));
     }
     let mut seen: std::collections::BTreeSet<JobId> = doomed.iter().map(|(job, _)| *job).collect();
     let mut events = Vec::new();
     while let Some((id, on)) = doomed.pop() {
-        let Some(job) = state
-            .jobs
-            .get(&id)
-            .filter(|job| job.body.ended_at.is_none())
-        else {
+        let Some(job) = state.jobs.get(&id).filter(|job| job.body.ended_at.is_none()) else {
             continue;
         };
         let mut elements = job.body.pending.clone();
-        job.waiting
-            .iter()
-            .for_each(|(_, index)| elements.insert(*index, *index));
-        let by = By {
-            actor: Actor::scheduler(),
-            request_id: RequestId::internal(),
-        };
+        job.waiting.iter().for_each(|(_, index)| elements.insert(*index, *index));
+        let by = By { actor: Actor::scheduler(), request_id: RequestId::internal() };
         if !elements.is_empty() {
-            events.push(Event::JobCancelled {
-                by,
-                job: id,
-                elements,
-                cause: CancelCause::DependencyFailed { on },
-            });
+            events.push(Event::JobCancelled { by, job: id, elements, cause: CancelCause::DependencyFailed { on } });
         }
         if job.active > 0 {
             continue;
@@ -218,9 +149,7 @@ fn dependency_cancels(state: &State) -> Vec<Event> {
             let Some(dependent) = state.jobs.get(next) else {
                 continue;
             };
-            let on_ok = |after: &&crate::job::body::After| {
-                after.job == id && after.kind == DependencyKind::Ok
-            };
+            let on_ok = |after: &&crate::job::body::After| after.job == id && after.kind == DependencyKind::Ok;
             if dependent.body.after.iter().any(|after| on_ok(&after)) && seen.insert(*next) {
                 doomed.push((*next, id));
             }
@@ -250,29 +179,15 @@ pub struct ReplayDiff {
 
 /// Computes every recorded round again, from scratch, and returns those that differ. `state` is the fold of what came
 /// before the records. Rounds of another policy version are not compared.
-pub fn replay<'a>(
-    mut state: State,
-    records: impl IntoIterator<Item = &'a Record>,
-) -> Vec<ReplayDiff> {
+pub fn replay<'a>(mut state: State, records: impl IntoIterator<Item = &'a Record>) -> Vec<ReplayDiff> {
     let mut diffs = Vec::new();
     for record in records {
-        if let Event::RoundDecided {
-            round,
-            now,
-            policy_version,
-            decision_hash,
-            ..
-        } = &record.event
+        if let Event::RoundDecided { round, now, policy_version, decision_hash, .. } = &record.event
             && *policy_version == POLICY_VERSION
         {
             let computed = digest(&solve::solve(&state, *now, true).decisions);
             if computed != *decision_hash {
-                diffs.push(ReplayDiff {
-                    seq: record.seq,
-                    round: *round,
-                    recorded: *decision_hash,
-                    computed,
-                });
+                diffs.push(ReplayDiff { seq: record.seq, round: *round, recorded: *decision_hash, computed });
             }
         }
         apply(&mut state, record.at, &record.event);

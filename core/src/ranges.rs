@@ -19,10 +19,7 @@ pub struct IndexRange {
 impl IndexRange {
     /// Returns the range of one member.
     pub fn one(index: Index) -> Self {
-        Self {
-            first: index,
-            last: index,
-        }
+        Self { first: index, last: index }
     }
 
     /// Returns how many members it has.
@@ -80,12 +77,7 @@ impl RangeSet {
 
     /// Returns the lowest range.
     pub fn first_range(&self) -> Option<IndexRange> {
-        self.ranges
-            .first_key_value()
-            .map(|(first, last)| IndexRange {
-                first: *first,
-                last: *last,
-            })
+        self.ranges.first_key_value().map(|(first, last)| IndexRange { first: *first, last: *last })
     }
 
     /// Says whether `index` is a member.
@@ -101,23 +93,14 @@ impl RangeSet {
     /// Returns the range that holds `index`.
     pub fn range_of(&self, index: Index) -> Option<IndexRange> {
         let (first, last) = self.ranges.range(..=index).next_back()?;
-        (index <= *last).then_some(IndexRange {
-            first: *first,
-            last: *last,
-        })
+        (index <= *last).then_some(IndexRange { first: *first, last: *last })
     }
 
     /// Returns how many members are below `index`.
     pub fn rank(&self, index: Index) -> u64 {
         self.ranges
             .range(..index)
-            .map(|(first, last)| {
-                IndexRange {
-                    first: *first,
-                    last: (*last).min(index - 1),
-                }
-                .count()
-            })
+            .map(|(first, last)| IndexRange { first: *first, last: (*last).min(index - 1) }.count())
             .sum()
     }
 
@@ -128,11 +111,7 @@ impl RangeSet {
     pub fn insert(&mut self, first: Index, last: Index) {
         assert!(first <= last, "a range runs upwards");
         let (mut low, mut high) = (first, last);
-        if let Some((before, end)) = self
-            .ranges
-            .range(..=first)
-            .next_back()
-            .map(|(a, b)| (*a, *b))
+        if let Some((before, end)) = self.ranges.range(..=first).next_back().map(|(a, b)| (*a, *b))
             && u64::from(end) + 1 >= u64::from(first)
         {
             low = before;
@@ -147,11 +126,7 @@ impl RangeSet {
             self.drop_range(next, end);
         }
         self.ranges.insert(low, high);
-        self.len += IndexRange {
-            first: low,
-            last: high,
-        }
-        .count();
+        self.len += IndexRange { first: low, last: high }.count();
     }
 
     /// Adds every member of `other`.
@@ -167,16 +142,8 @@ impl RangeSet {
     /// If `first > last`.
     pub fn remove(&mut self, first: Index, last: Index) {
         assert!(first <= last, "a range runs upwards");
-        let start = self
-            .ranges
-            .range(..=first)
-            .next_back()
-            .map_or(first, |(low, _)| *low);
-        let hit: Vec<(Index, Index)> = self
-            .ranges
-            .range(start..=last)
-            .map(|(a, b)| (*a, *b))
-            .collect();
+        let start = self.ranges.range(..=first).next_back().map_or(first, |(low, _)| *low);
+        let hit: Vec<(Index, Index)> = self.ranges.range(start..=last).map(|(a, b)| (*a, *b)).collect();
         for (low, high) in hit {
             if high < first {
                 continue;
@@ -202,11 +169,7 @@ impl RangeSet {
 
     /// Returns the members that `other` has, too. Costs the smaller of the two.
     pub fn intersection(&self, other: &RangeSet) -> RangeSet {
-        let (few, many) = if self.range_count() <= other.range_count() {
-            (self, other)
-        } else {
-            (other, self)
-        };
+        let (few, many) = if self.range_count() <= other.range_count() { (self, other) } else { (other, self) };
         let mut both = RangeSet::new();
         for range in few.iter() {
             for hit in many.within(range.first, range.last) {
@@ -222,19 +185,13 @@ impl RangeSet {
         let end = last.max(start);
         self.ranges
             .range(start..=end)
-            .map(move |(low, high)| IndexRange {
-                first: (*low).max(first),
-                last: (*high).min(last),
-            })
+            .map(move |(low, high)| IndexRange { first: (*low).max(first), last: (*high).min(last) })
             .filter(|range| range.first <= range.last)
     }
 
     /// Yields the ranges, ascending.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = IndexRange> + '_ {
-        self.ranges.iter().map(|(first, last)| IndexRange {
-            first: *first,
-            last: *last,
-        })
+        self.ranges.iter().map(|(first, last)| IndexRange { first: *first, last: *last })
     }
 
     /// Yields the members, ascending.

@@ -137,45 +137,22 @@ impl fmt::Display for Reason {
             Reason::NodesSilent { nodes } => {
                 write!(f, "{nodes} node(s) could run it and none of them is heard")
             }
-            Reason::NodesCordoned { nodes } => write!(
-                f,
-                "{nodes} node(s) could run it and none of them takes work"
-            ),
+            Reason::NodesCordoned { nodes } => write!(f, "{nodes} node(s) could run it and none of them takes work"),
             Reason::InsufficientCpus { needed, free } => {
-                write!(
-                    f,
-                    "needs {} CPUs on one node, and at most {} are free",
-                    Cores(*needed),
-                    Cores(*free)
-                )
+                write!(f, "needs {} CPUs on one node, and at most {} are free", Cores(*needed), Cores(*free))
             }
             Reason::InsufficientMemory { needed, free } => {
-                write!(
-                    f,
-                    "needs {} on one node, and at most {} are free",
-                    Bytes(*needed),
-                    Bytes(*free)
-                )
+                write!(f, "needs {} on one node, and at most {} are free", Bytes(*needed), Bytes(*free))
             }
-            Reason::InsufficientGpus {
-                needed,
-                model,
-                free,
-            } => {
+            Reason::InsufficientGpus { needed, model, free } => {
                 let model = model.as_deref().unwrap_or("GPU");
-                write!(
-                    f,
-                    "needs {needed} × {model} on one node, and at most {free} are free"
-                )
+                write!(f, "needs {needed} × {model} on one node, and at most {free} are free")
             }
             Reason::NoSuchGpuModel { model } => {
                 write!(f, "no node that is there has a GPU `{model}`")
             }
             Reason::InsufficientForGang { ranks, fit } => {
-                write!(
-                    f,
-                    "needs room for {ranks} ranks together, and {fit} fit now"
-                )
+                write!(f, "needs room for {ranks} ranks together, and {fit} fit now")
             }
             Reason::GangReserved { ahead } => {
                 write!(f, "what is free is kept for job {ahead}, which is ahead")
@@ -188,10 +165,7 @@ impl fmt::Display for Reason {
             Reason::Dependency { on } => write!(f, "waits for job {on}"),
             Reason::DependencyFailed { on } => write!(f, "job {on} ended otherwise than it was to"),
             Reason::Backoff { elements, until } => {
-                write!(
-                    f,
-                    "{elements} element(s) wait before their next attempt, the first until {until}"
-                )
+                write!(f, "{elements} element(s) wait before their next attempt, the first until {until}")
             }
             Reason::NodeExcluded { nodes, last } => write!(f, "kept from {nodes} node(s): {last}"),
             Reason::NextRound => write!(f, "fits now and starts in the next round"),

@@ -24,13 +24,7 @@ pub struct Demand {
 impl Default for Demand {
     /// Returns the demand of a task that asked for nothing: one core.
     fn default() -> Self {
-        Self {
-            milli_cpus: 1_000,
-            memory_bytes: 0,
-            gpus: 0,
-            gpu_model: None,
-            gpu_memory_bytes: 0,
-        }
+        Self { milli_cpus: 1_000, memory_bytes: 0, gpus: 0, gpu_model: None, gpu_memory_bytes: 0 }
     }
 }
 
@@ -71,12 +65,7 @@ impl fmt::Display for Cores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 % 1_000 {
             0 => write!(f, "{}", self.0 / 1_000),
-            rest => write!(
-                f,
-                "{}.{}",
-                self.0 / 1_000,
-                format!("{rest:03}").trim_end_matches('0')
-            ),
+            rest => write!(f, "{}.{}", self.0 / 1_000, format!("{rest:03}").trim_end_matches('0')),
         }
     }
 }

@@ -70,12 +70,7 @@ impl State {
     pub fn new() -> Self {
         Self {
             now: Time::ZERO,
-            counters: Counters {
-                job: 1,
-                lease: 1,
-                node: 1,
-                round: 0,
-            },
+            counters: Counters { job: 1, lease: 1, node: 1, round: 0 },
             jobs: BTreeMap::new(),
             nodes: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -91,10 +86,7 @@ impl State {
     /// Returns the empty state of a core that is broken on purpose.
     #[cfg(feature = "mutations")]
     pub fn broken(mutations: Mutations) -> Self {
-        Self {
-            mutations,
-            ..Self::new()
-        }
+        Self { mutations, ..Self::new() }
     }
 
     /// Returns the time of the last event.
@@ -166,9 +158,6 @@ impl State {
     pub fn lease_summary(&self, node: NodeId) -> (u32, u64) {
         let none = BTreeSet::new();
         let leases = self.nodes.get(&node).map_or(&none, |node| &node.leases);
-        (
-            u32::try_from(leases.len()).unwrap_or(u32::MAX),
-            crate::liveness::lease_hash(leases.iter().copied()),
-        )
+        (u32::try_from(leases.len()).unwrap_or(u32::MAX), crate::liveness::lease_hash(leases.iter().copied()))
     }
 }

@@ -157,7 +157,7 @@ impl Supervisor {
         let at_slot = |fault| StartFault::infra(start_failed::Step::Slot, "cannot make a slot", &fault);
         let mut slots = Vec::new();
         for _ in &template.ranks {
-            let slot = self.slots.take(lease_id).map_err(at_slot)?;
+            let slot = self.slots.take(lease_id, &self.epoll).map_err(at_slot)?;
             self.slots.all[slot].group.set(template.limits).map_err(at_slot)?;
             slots.push(slot);
         }

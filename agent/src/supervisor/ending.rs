@@ -16,7 +16,7 @@ use super::logs::Tag;
 use super::logs::pump::Place;
 use super::server::{Supervisor, TURN_BYTES, Timer};
 use super::slot::{Ending, Gone, Task};
-use super::spawn::{self, Exit, Way};
+use super::spawn::{self, Exit};
 use super::starting::step_fault;
 
 /// Between two looks at what is left of a task that was killed.
@@ -57,7 +57,8 @@ impl Supervisor {
         }
         while let Some(reaped) = spawn::reap() {
             let Some(which) = self.mains.remove(&reaped.pid) else { continue };
-            self.on_the_way.remove(&which);
+            // A child that forked and ended since the look above has its word in the pipe.
+            self.on_status(which);
             if let Some(task) = self.slots.all[which].task.as_mut() {
                 task.gone = Some(Gone { exit: reaped.exit, max_rss_bytes: reaped.max_rss_bytes, at: now_us() });
                 self.draining.insert(which);
@@ -167,11 +168,6 @@ impl Supervisor {
 
     fn tell_end(&mut self, task: &mut Task, oom: bool, peak: Option<u64>) {
         let (Some(lease), Some(gone)) = (self.leases.get_mut(&task.lease_id), task.gone) else { return };
-        if let Some(status) = task.status.take()
-            && let Way::Failed(step, errno) = spawn::way(&status)
-        {
-            task.failed = Some((step, errno));
-        }
         if let Some((step, errno)) = task.failed {
             let fault = step_fault(&lease.template, step, errno);
             return self.tell_start_failed(task.lease_id, task.index, task.position, &fault);
@@ -246,7 +242,7 @@ impl Supervisor {
     pub(super) fn forget(&mut self, lease_id: u64) {
         let Some(lease) = self.leases.remove(&lease_id) else { return };
         self.timers.remove(&(lease.deadline, Timer::Deadline(lease_id)));
-        self.slots.release(lease_id);
+        self.slots.release(lease_id, &self.epoll);
         self.reporter.lease_ended(lease_id);
         let job_id = lease.template.run.job_id;
         if !self.leases.values().any(|other| other.template.run.job_id == job_id) {

@@ -98,6 +98,14 @@ impl Reporter {
         self.ended.retain(|_, last| *last > seq);
     }
 
+    /// Ends the connection, also where a child on its way to exec holds a copy of it.
+    fn hang_up(&mut self, epoll: &OwnedFd) {
+        if let Some(agent) = self.agent.take() {
+            let _ = epoll::delete(epoll, &agent.fd);
+            let _ = rustix::net::shutdown(&agent.fd, rustix::net::Shutdown::Both);
+        }
+    }
+
     /// Queues a notice that is no fact.
     pub(super) fn notify(&mut self, notice: notice::Notice) {
         if let Some(agent) = &mut self.agent {
@@ -114,6 +122,7 @@ impl Reporter {
         let fresh = std::mem::take(&mut self.batch);
         if let Some(agent) = &mut self.agent
             && agent.next_seq == first
+            && agent.outbound.is_empty()
             && !fresh.is_empty()
         {
             agent.next_seq += fresh.len() as u64;
@@ -137,7 +146,7 @@ impl Reporter {
             agent.arm(epoll)
         });
         if sent.is_err() || agent.outbound.len() > OUTBOUND_MAX {
-            self.agent = None;
+            self.hang_up(epoll);
         }
     }
 }
@@ -195,7 +204,7 @@ impl Supervisor {
         loop {
             match rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok(fd) => {
-                    self.reporter.agent = None;
+                    self.reporter.hang_up(&self.epoll);
                     if self.watch(&fd, Source::Agent).is_ok() {
                         self.reporter.agent = Some(Agent {
                             fd,
@@ -223,7 +232,7 @@ impl Supervisor {
             self.command(command);
         }
         if !matches!(gone, Ok(false)) {
-            self.reporter.agent = None;
+            self.reporter.hang_up(&self.epoll);
         }
     }
 

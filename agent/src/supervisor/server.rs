@@ -181,6 +181,12 @@ impl Supervisor {
         Ok(epoll::add(&self.epoll, fd, EventData::new_u64(source.token()), EventFlags::IN)?)
     }
 
+    /// Stops watching. Closing alone is not enough: a child on its way to exec holds a copy, and until it has gone the
+    /// closed descriptor would go on waking us up.
+    pub(super) fn unwatch(&self, fd: impl AsFd) {
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
     /// Runs until nothing is left to do.
     pub(super) fn run(mut self) -> ExitCode {
         self.is_over();

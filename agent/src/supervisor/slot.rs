@@ -94,7 +94,7 @@ pub(super) struct Slots {
 
 impl Slots {
     /// Takes a free slot, one that this lease used before if there is one.
-    pub(super) fn take(&mut self, lease_id: u64) -> io::Result<usize> {
+    pub(super) fn take(&mut self, lease_id: u64, epoll: &OwnedFd) -> io::Result<usize> {
         let own = self.all.iter().position(|slot| !slot.taken && slot.owner == lease_id);
         let which = match own.or_else(|| self.all.iter().position(|slot| !slot.taken)) {
             Some(which) => which,
@@ -102,7 +102,7 @@ impl Slots {
         };
         let slot = &mut self.all[which];
         if slot.owner != lease_id {
-            slot.hand_over(lease_id);
+            slot.hand_over(lease_id, epoll);
         }
         slot.taken = true;
         Ok(which)
@@ -124,18 +124,21 @@ impl Slots {
     }
 
     /// Frees what a lease's slots kept for its next tasks.
-    pub(super) fn release(&mut self, lease_id: u64) {
+    pub(super) fn release(&mut self, lease_id: u64, epoll: &OwnedFd) {
         for slot in self.all.iter_mut().filter(|slot| slot.owner == lease_id && slot.task.is_none()) {
             slot.taken = false;
-            slot.hand_over(0);
+            slot.hand_over(0, epoll);
         }
     }
 }
 
 impl Slot {
-    fn hand_over(&mut self, lease_id: u64) {
+    fn hand_over(&mut self, lease_id: u64, epoll: &OwnedFd) {
         self.owner = lease_id;
-        self.pipes = None;
+        for pipe in self.pipes.take().into_iter().flatten() {
+            // Closing is not enough while a child on its way to exec holds a copy.
+            let _ = epoll::delete(epoll, &pipe.read);
+        }
         if let Some(spare) = self.spare.take() {
             attempt::discard(&spare);
         }

@@ -61,7 +61,7 @@ impl Supervisor {
     fn try_start(&mut self, lease_id: u64, template: &Template, index: u32, position: usize) -> Result<(), StartFault> {
         let program = template.program()?;
         let at_slot = |fault| StartFault::infra(start_failed::Step::Slot, "cannot make a slot", &fault);
-        let which = self.slots.take(lease_id).map_err(at_slot)?;
+        let which = self.slots.take(lease_id, &self.epoll).map_err(at_slot)?;
         let started = self.start_in(which, lease_id, template, index, position, program);
         if started.is_err() {
             self.slots.all[which].taken = false;
@@ -138,22 +138,22 @@ impl Supervisor {
     /// The status pipe of a child: exec happened, or a step before it failed (its exit follows and tells).
     pub(super) fn on_status(&mut self, which: usize) {
         let Some(task) = self.slots.all.get_mut(which).and_then(|slot| slot.task.as_mut()) else { return };
-        let Some(status) = &task.status else { return };
-        match spawn::way(status) {
-            Way::Open => return,
-            Way::Closed => {}
-            Way::Failed(step, errno) => {
-                // Reading took it out of the pipe: it is kept for the exit, which follows at once.
-                task.failed = Some((step, errno));
-                task.status = None;
-                self.on_the_way.remove(&which);
-                return;
-            }
+        let Some(status) = task.status.take() else { return };
+        let way = spawn::way(&status);
+        if way == Way::Open {
+            task.status = Some(status);
+            return;
         }
-        task.status = None;
+        self.on_the_way.remove(&which);
+        self.unwatch(status);
+        let Some(task) = self.slots.all[which].task.as_mut() else { return };
+        if let Way::Failed(step, errno) = way {
+            // The exit follows at once and tells.
+            task.failed = Some((step, errno));
+            return;
+        }
         let now = now_us();
         task.executed_at = Some(now);
-        self.on_the_way.remove(&which);
         let (lease_id, ends) = (task.lease_id, task.ending.map(|ending| ending.kill_at));
         let Some(lease) = self.leases.get(&lease_id) else { return };
         let limit = lease.template.run.time_limit_ms;

@@ -4,6 +4,7 @@ use std::fs;
 
 use gangsaw_agent::spool;
 use gangsaw_agent::supervisor::kill_leftovers;
+use gangsaw_agent::supervisor::logs::{LogQuery, Stream};
 use gangsaw_proto::supervisor::v1::{Run, command::Command, ended::Cause, fact};
 use rustix::process::Signal;
 
@@ -168,5 +169,6 @@ fn term_to_the_supervisor_stops_its_tasks() {
     assert_eq!((ended.exit_code, ended.cause()), (Some(0), Cause::Stopped));
     assert!(!node.take());
     eventually("the supervisor leaves", || !runs(pid));
-    assert_eq!(text(&node.read_logs(all_of(1001))), "up\nbye\n");
+    let stdout = LogQuery { stream: Some(Stream::Stdout), ..all_of(1001) };
+    assert_eq!(text(&node.read_logs(stdout)), "up\nbye\n");
 }

@@ -71,6 +71,9 @@ fn ten_thousand_tasks_run_exactly_once_each() {
     let ends = node.over(1, COUNT as usize);
     let rate = f64::from(COUNT) / started.elapsed().as_secs_f64();
     println!("{rate:.0} tasks/s; resident {} bytes; {} facts", node.rss_bytes(), node.facts.len());
+    let stat = fs::read_to_string(format!("/proc/{}/stat", node.welcome.supervisor_pid)).unwrap();
+    let ticks: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(4).collect();
+    println!("CPU for them, in 1/100 s: supervisor user, system, tasks user, system {ticks:?}");
     assert!(ends.values().all(|end| *end == "succeeded"));
     assert_eq!(ends.keys().copied().collect::<Vec<_>>(), (5..5 + COUNT).collect::<Vec<_>>());
     assert!(node.rss_bytes() <= 4 << 20);

@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use gangsaw_agent::supervisor::logs::{LogQuery, Stream};
 use gangsaw_proto::supervisor::v1::{Limits, Run, command::Command, ended::Cause};
 use rustix::process::Signal;
 
@@ -172,5 +173,6 @@ fn slot_is_reused_with_the_next_leases_limits() {
     assert_eq!(text(&node.read_logs(all_of(1002))).trim(), (100 << 20).to_string());
     node.send(Command::Run(Run { limits: limits(32 << 20), ..shell(3, &format!("set -e; {}", hold(100))) }));
     node.over(3, 1);
-    assert_eq!(text(&node.read_logs(all_of(1003))).trim(), "0");
+    let stdout = LogQuery { stream: Some(Stream::Stdout), ..all_of(1003) };
+    assert_eq!(text(&node.read_logs(stdout)).trim(), "0");
 }

@@ -17,37 +17,18 @@ impl EndedRange {
     /// Returns the range, without its end, of elements that were cancelled before they ran.
     pub(super) fn never_ran(last: Index) -> Self {
         let state = EndState::Cancelled;
-        Self {
-            last,
-            node: None,
-            attempt: 0,
-            state,
-            outcome: None,
-            exit_code: None,
-            signal: None,
-        }
+        Self { last, node: None, attempt: 0, state, outcome: None, exit_code: None, signal: None }
     }
 
     /// Returns the range of elements that completed in their first attempt.
     pub(super) fn completed(last: Index, node: NodeId) -> Self {
         let outcome = Some(Outcome::Ok);
         let state = EndState::Completed;
-        Self {
-            last,
-            node: Some(node),
-            attempt: 1,
-            state,
-            outcome,
-            exit_code: Some(0),
-            signal: None,
-        }
+        Self { last, node: Some(node), attempt: 1, state, outcome, exit_code: Some(0), signal: None }
     }
 
     fn like(&self, other: &EndedRange) -> bool {
-        EndedRange {
-            last: other.last,
-            ..*self
-        } == *other
+        EndedRange { last: other.last, ..*self } == *other
     }
 }
 
@@ -102,34 +83,17 @@ impl Job {
     /// Takes `first..=last` out of the ended ranges and yields what was there.
     pub(super) fn unend(&mut self, first: Index, last: Index) -> Vec<(Index, EndedRange)> {
         let start = self.ended_range(first).map_or(first, |(start, _)| start);
-        let hit: Vec<_> = self
-            .body
-            .ended
-            .range(start..=last)
-            .map(|(a, b)| (*a, *b))
-            .collect();
+        let hit: Vec<_> = self.body.ended.range(start..=last).map(|(a, b)| (*a, *b)).collect();
         let mut out = Vec::new();
         for (low, range) in hit {
             self.body.ended.remove(&low);
             if low < first {
-                self.body.ended.insert(
-                    low,
-                    EndedRange {
-                        last: first - 1,
-                        ..range
-                    },
-                );
+                self.body.ended.insert(low, EndedRange { last: first - 1, ..range });
             }
             if range.last > last {
                 self.body.ended.insert(last + 1, range);
             }
-            let part = (
-                low.max(first),
-                EndedRange {
-                    last: range.last.min(last),
-                    ..range
-                },
-            );
+            let part = (low.max(first), EndedRange { last: range.last.min(last), ..range });
             self.uncount_end(range.state, u64::from(part.1.last - part.0) + 1);
             out.push(part);
         }
@@ -137,13 +101,7 @@ impl Job {
     }
 
     /// Ends an element that has a record, keeping the record if there is room for it.
-    pub(super) fn end_record(
-        &mut self,
-        at: Time,
-        index: Index,
-        mut record: ElementRecord,
-        state: EndState,
-    ) {
+    pub(super) fn end_record(&mut self, at: Time, index: Index, mut record: ElementRecord, state: EndState) {
         if let Some(exit) = record.last.as_ref().map(|last| &last.exit) {
             self.body.exit_code = self.body.exit_code.max(exit.exit_code);
         }
@@ -157,9 +115,7 @@ impl Job {
         let last = record.last.as_ref();
         let range = EndedRange {
             last: index,
-            node: last
-                .and_then(|last| last.tasks.first())
-                .map(|task| task.node),
+            node: last.and_then(|last| last.tasks.first()).map(|task| task.node),
             attempt: record.attempts,
             state,
             outcome: last.map(|last| last.outcome),
@@ -174,14 +130,9 @@ impl Job {
         if self.body.ended_at.is_none() {
             return Standing::Open;
         }
-        let ok = self
-            .ended_counts
-            .keys()
-            .all(|state| *state == EndState::Completed);
+        let ok = self.ended_counts.keys().all(|state| *state == EndState::Completed);
         match (kind, ok) {
-            (DependencyKind::Any, _)
-            | (DependencyKind::Ok, true)
-            | (DependencyKind::Failed, false) => Standing::Met,
+            (DependencyKind::Any, _) | (DependencyKind::Ok, true) | (DependencyKind::Failed, false) => Standing::Met,
             (DependencyKind::Ok, false) | (DependencyKind::Failed, true) => Standing::Failed,
         }
     }
@@ -209,21 +160,12 @@ impl State {
             return;
         };
         let met = |kind| ended.standing(kind);
-        let kinds = [
-            DependencyKind::Ok,
-            DependencyKind::Any,
-            DependencyKind::Failed,
-        ];
+        let kinds = [DependencyKind::Ok, DependencyKind::Any, DependencyKind::Failed];
         let standings = kinds.map(|kind| (kind, met(kind)));
         let Some(job) = self.jobs.get_mut(&dependent) else {
             return;
         };
-        for after in job
-            .body
-            .after
-            .iter_mut()
-            .filter(|after| after.job == on && after.standing == Standing::Open)
-        {
+        for after in job.body.after.iter_mut().filter(|after| after.job == on && after.standing == Standing::Open) {
             let found = standings.iter().find(|(kind, _)| *kind == after.kind);
             after.standing = found.map_or(Standing::Open, |(_, standing)| *standing);
         }
@@ -236,27 +178,14 @@ impl State {
         let Some(job) = self.jobs.get(&id) else {
             return;
         };
-        let failed = job
-            .body
-            .after
-            .iter()
-            .any(|after| after.standing == Standing::Failed);
+        let failed = job.body.after.iter().any(|after| after.standing == Standing::Failed);
         if failed && job.body.ended_at.is_none() {
             self.index.doomed.insert(id);
         } else {
             self.index.doomed.remove(&id);
         }
-        for after in job
-            .body
-            .after
-            .iter()
-            .filter(|after| after.standing == Standing::Open)
-        {
-            self.index
-                .dependents
-                .entry(after.job)
-                .or_default()
-                .insert(id);
+        for after in job.body.after.iter().filter(|after| after.standing == Standing::Open) {
+            self.index.dependents.entry(after.job).or_default().insert(id);
         }
     }
 }

@@ -16,15 +16,7 @@ use crate::time::{Millis, Time};
 
 impl State {
     pub(super) fn jobs_submitted(&mut self, at: Time, event: &Event) {
-        let Event::JobsSubmitted {
-            by,
-            tenant,
-            user,
-            key,
-            digest,
-            jobs,
-        } = event
-        else {
+        let Event::JobsSubmitted { by, tenant, user, key, digest, jobs } = event else {
             return;
         };
         for new in jobs {
@@ -58,15 +50,7 @@ impl State {
             self.counters.job = self.counters.job.max(new.id.0 + 1);
         }
         let ids = jobs.iter().map(|job| job.id).collect();
-        self.insert_key(
-            tenant,
-            key,
-            UsedKey {
-                used_at: at,
-                digest: *digest,
-                jobs: ids,
-            },
-        );
+        self.insert_key(tenant, key, UsedKey { used_at: at, digest: *digest, jobs: ids });
     }
 
     /// Puts a job, new or restored, into the state and its indices.
@@ -88,9 +72,7 @@ impl State {
             body,
         };
         let records = job.body.records.iter();
-        let statuses: Vec<_> = records
-            .map(|(index, record)| (*index, record.status))
-            .collect();
+        let statuses: Vec<_> = records.map(|(index, record)| (*index, record.status)).collect();
         for (index, status) in statuses {
             match status {
                 RecordStatus::Waiting { not_before } => {
@@ -100,12 +82,7 @@ impl State {
                 RecordStatus::Leased => {}
             }
         }
-        let ended: Vec<_> = job
-            .body
-            .ended
-            .iter()
-            .map(|(first, range)| (*first, *range))
-            .collect();
+        let ended: Vec<_> = job.body.ended.iter().map(|(first, range)| (*first, *range)).collect();
         for (first, range) in ended {
             job.count_end(range.state, u64::from(range.last - first) + 1);
         }
@@ -121,9 +98,7 @@ impl State {
         let name = (tenant.clone(), key.clone());
         let at = used.used_at;
         if let Some(old) = self.keys.insert(name, used) {
-            self.index
-                .keys
-                .remove(&(old.used_at, tenant.clone(), key.clone()));
+            self.index.keys.remove(&(old.used_at, tenant.clone(), key.clone()));
         }
         self.index.keys.insert((at, tenant.clone(), key.clone()));
     }
@@ -138,13 +113,7 @@ impl State {
         }
     }
 
-    pub(super) fn job_cancelled(
-        &mut self,
-        at: Time,
-        id: JobId,
-        elements: &RangeSet,
-        cause: CancelCause,
-    ) {
+    pub(super) fn job_cancelled(&mut self, at: Time, id: JobId, elements: &RangeSet, cause: CancelCause) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
@@ -153,12 +122,7 @@ impl State {
             job.body.pending.remove(range.first, range.last);
             job.end_range(range.first, EndedRange::never_ran(range.last));
         }
-        let waiting: Vec<_> = job
-            .waiting
-            .iter()
-            .filter(|(_, index)| elements.contains(*index))
-            .copied()
-            .collect();
+        let waiting: Vec<_> = job.waiting.iter().filter(|(_, index)| elements.contains(*index)).copied().collect();
         for (time, index) in waiting {
             job.waiting.remove(&(time, index));
             if let Some(record) = job.body.records.remove(&index) {
@@ -178,10 +142,7 @@ impl State {
             {
                 gang.cancelled = true;
             }
-            let none = Revoking {
-                reason: RevokeReason::Cancelled,
-                elements: RangeSet::new(),
-            };
+            let none = Revoking { reason: RevokeReason::Cancelled, elements: RangeSet::new() };
             lease.revoke.get_or_insert(none).elements.extend(&hit);
         }
         self.settle_job(at, id);
@@ -195,13 +156,7 @@ impl State {
         }
     }
 
-    pub(super) fn elements_retried(
-        &mut self,
-        at: Time,
-        id: JobId,
-        elements: &RangeSet,
-        after: &[After],
-    ) {
+    pub(super) fn elements_retried(&mut self, at: Time, id: JobId, elements: &RangeSet, after: &[After]) {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
@@ -210,16 +165,10 @@ impl State {
                 if range.attempt == 0 {
                     job.body.pending.insert(start, range.last);
                 } else {
-                    (start..=range.last)
-                        .for_each(|index| job.wait_again(at, index, ended_record(&range)));
+                    (start..=range.last).for_each(|index| job.wait_again(at, index, ended_record(&range)));
                 }
             }
-            let records: Vec<_> = job
-                .body
-                .records
-                .range(first..=last)
-                .map(|(index, _)| *index)
-                .collect();
+            let records: Vec<_> = job.body.records.range(first..=last).map(|(index, _)| *index).collect();
             for index in records {
                 let Some(record) = job.body.records.get(&index).cloned() else {
                     continue;
@@ -292,14 +241,7 @@ impl Job {
     /// Puts an ended element back, with all of its retries again.
     fn wait_again(&mut self, at: Time, index: u32, record: ElementRecord) {
         let status = RecordStatus::Waiting { not_before: at };
-        self.body.records.insert(
-            index,
-            ElementRecord {
-                used: Used::default(),
-                status,
-                ..record
-            },
-        );
+        self.body.records.insert(index, ElementRecord { used: Used::default(), status, ..record });
         self.waiting.insert((at, index));
     }
 }

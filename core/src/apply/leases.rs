@@ -44,11 +44,7 @@ impl Holding {
             memory_bytes,
             active: if counts { lease.live.len() } else { 0 },
             running: if counts { lease.running() } else { 0 },
-            gpus: if lease.fenced {
-                0
-            } else {
-                devices.len() as u64
-            },
+            gpus: if lease.fenced { 0 } else { devices.len() as u64 },
             devices,
             live: lease.is_live(),
         }
@@ -85,30 +81,14 @@ impl State {
         self.account(id, node, job, before, after);
     }
 
-    fn account(
-        &mut self,
-        id: LeaseId,
-        node_id: NodeId,
-        job_id: JobId,
-        before: Holding,
-        after: Holding,
-    ) {
+    fn account(&mut self, id: LeaseId, node_id: NodeId, job_id: JobId, before: Holding, after: Holding) {
         if let Some(node) = self.nodes.get_mut(&node_id) {
             node.held_milli_cpus = node.held_milli_cpus - before.milli_cpus + after.milli_cpus;
-            node.held_memory_bytes =
-                node.held_memory_bytes - before.memory_bytes + after.memory_bytes;
-            for device in before
-                .devices
-                .iter()
-                .filter(|device| !after.devices.contains(device))
-            {
+            node.held_memory_bytes = node.held_memory_bytes - before.memory_bytes + after.memory_bytes;
+            for device in before.devices.iter().filter(|device| !after.devices.contains(device)) {
                 node.holders.remove(device);
             }
-            for device in after
-                .devices
-                .iter()
-                .filter(|device| !before.devices.contains(device))
-            {
+            for device in after.devices.iter().filter(|device| !before.devices.contains(device)) {
                 let other = node.holders.insert(device.clone(), id);
                 assert!(other.is_none(), "a device has one holder");
             }
@@ -139,21 +119,15 @@ impl State {
             return;
         };
         job.leases.remove(&id);
-        let paces =
-            lease.gang.is_none() && lease.demand.gpus == 0 && !lease.fenced && lease.mean_us > 0;
-        if paces
-            && lease.width().div_ceil(u64::from(lease.slots.max(1))) >= u64::from(job.body.chunk)
-        {
+        let paces = lease.gang.is_none() && lease.demand.gpus == 0 && !lease.fenced && lease.mean_us > 0;
+        if paces && lease.width().div_ceil(u64::from(lease.slots.max(1))) >= u64::from(job.body.chunk) {
             job.body.chunk = next_chunk(job.body.chunk, lease.mean_us);
         }
     }
 
     fn index_chunk(&mut self, id: LeaseId, node: NodeId) {
         let waits = self.leases.get(&id).is_some_and(|lease| {
-            lease.gang.is_none()
-                && !lease.fenced
-                && !lease.trimmed
-                && lease.live.len() > u64::from(lease.slots)
+            lease.gang.is_none() && !lease.fenced && !lease.trimmed && lease.live.len() > u64::from(lease.slots)
         });
         let chunks = self.index.chunks.entry(node).or_default();
         if waits {
@@ -167,15 +141,7 @@ impl State {
     }
 
     pub(super) fn chunk_leased(&mut self, at: Time, event: &Event) {
-        let Event::ChunkLeased {
-            job,
-            first,
-            last,
-            attempt,
-            device,
-            ..
-        } = event
-        else {
+        let Event::ChunkLeased { job, first, last, attempt, device, .. } = event else {
             return;
         };
         let leases = self.leases_of(at, event);
@@ -189,16 +155,7 @@ impl State {
     }
 
     pub(super) fn gang_leased(&mut self, at: Time, event: &Event) {
-        let Event::GangLeased {
-            job,
-            index,
-            attempt,
-            alternative,
-            parts,
-            deadline,
-            device,
-        } = event
-        else {
+        let Event::GangLeased { job, index, attempt, alternative, parts, deadline, device } = event else {
             return;
         };
         let leases = self.leases_of(at, event);
@@ -255,20 +212,11 @@ impl State {
         }
     }
 
-    pub(super) fn gang_stopping(
-        &mut self,
-        job: JobId,
-        index: Index,
-        outcome: Outcome,
-        exit: &Exit,
-    ) {
+    pub(super) fn gang_stopping(&mut self, job: JobId, index: Index, outcome: Outcome, exit: &Exit) {
         let Some(gang) = self.gangs.get_mut(&(job, index)) else {
             return;
         };
-        gang.stopping.get_or_insert_with(|| Stopping {
-            outcome,
-            exit: exit.clone(),
-        });
+        gang.stopping.get_or_insert_with(|| Stopping { outcome, exit: exit.clone() });
         self.index.preparing.remove(&(gang.deadline, job, index));
         for lease in &gang.leases {
             let Some(lease) = self.leases.get_mut(lease) else {
@@ -276,38 +224,20 @@ impl State {
             };
             if !lease.fenced && lease.is_live() && lease.revoke.is_none() {
                 let elements = RangeSet::range(index, index);
-                lease.revoke = Some(Revoking {
-                    reason: RevokeReason::Gang,
-                    elements,
-                });
+                lease.revoke = Some(Revoking { reason: RevokeReason::Gang, elements });
             }
         }
     }
 
     pub(super) fn task_started(&mut self, at: Time, event: &Event) {
-        let Event::TaskStarted {
-            lease,
-            job,
-            index,
-            rank,
-            pid,
-            start_ticks,
-            output_dir,
-            spawn_us,
-        } = event
-        else {
+        let Event::TaskStarted { lease, job, index, rank, pid, start_ticks, output_dir, spawn_us } = event else {
             return;
         };
         if let Some(found) = self.jobs.get_mut(job) {
             found.body.started_at.get_or_insert(at);
         }
-        let started = Started {
-            at,
-            pid: *pid,
-            start_ticks: *start_ticks,
-            output_dir: output_dir.clone(),
-            spawn_us: *spawn_us,
-        };
+        let started =
+            Started { at, pid: *pid, start_ticks: *start_ticks, output_dir: output_dir.clone(), spawn_us: *spawn_us };
         self.edit_lease(*lease, |lease| {
             lease.begun = true;
             let task = new_task(lease, *rank);
@@ -320,11 +250,7 @@ impl State {
             return;
         };
         let (job, index, node) = (lease.job, lease.first, lease.node);
-        let mut task = lease
-            .tasks
-            .get(&(index, rank))
-            .cloned()
-            .unwrap_or_else(|| new_task(lease, rank));
+        let mut task = lease.tasks.get(&(index, rank)).cloned().unwrap_or_else(|| new_task(lease, rank));
         task.exit = Some(exit.clone());
         task.ended_at = Some(at);
         if exit.cause == Cause::StartInfra {
@@ -336,11 +262,7 @@ impl State {
         self.edit_lease(id, |lease| {
             lease.begun = true;
             lease.tasks.remove(&(index, rank));
-            lease
-                .ranks
-                .iter_mut()
-                .filter(|hold| hold.rank == rank)
-                .for_each(|hold| hold.live = false);
+            lease.ranks.iter_mut().filter(|hold| hold.rank == rank).for_each(|hold| hold.live = false);
         });
         self.reindex(job, false);
     }
@@ -372,20 +294,11 @@ impl State {
         self.reindex(job, false);
     }
 
-    pub(super) fn fence_confirmed(
-        &mut self,
-        id: LeaseId,
-        first: Index,
-        last: Index,
-        rank: Option<Rank>,
-    ) {
+    pub(super) fn fence_confirmed(&mut self, id: LeaseId, first: Index, last: Index, rank: Option<Rank>) {
         self.edit_lease(id, |lease| match lease.gang {
             None => lease.live.remove(first, last),
             Some(_) => {
-                let ranks = lease
-                    .ranks
-                    .iter_mut()
-                    .filter(|hold| rank.is_none_or(|rank| hold.rank == rank));
+                let ranks = lease.ranks.iter_mut().filter(|hold| rank.is_none_or(|rank| hold.rank == rank));
                 ranks.for_each(|hold| hold.live = false);
             }
         });
@@ -396,10 +309,7 @@ impl crate::job::body::Job {
     /// Takes pending elements for a lease under `attempt`.
     fn take(&mut self, first: Index, last: Index, attempt: Attempt) {
         if self.body.pending.contains_range(first, last) {
-            assert!(
-                attempt == 1,
-                "an element that was never leased begins with its first attempt"
-            );
+            assert!(attempt == 1, "an element that was never leased begins with its first attempt");
             self.body.pending.remove(first, last);
             return;
         }
@@ -430,11 +340,5 @@ fn next_chunk(chunk: u32, mean_us: u64) -> u32 {
 /// Returns the record of an element in its first attempt.
 fn first_record(attempt: Attempt) -> ElementRecord {
     let (used, status) = (Used::default(), RecordStatus::Leased);
-    ElementRecord {
-        attempts: attempt,
-        used,
-        status,
-        checkpoint: None,
-        last: None,
-    }
+    ElementRecord { attempts: attempt, used, status, checkpoint: None, last: None }
 }

@@ -12,15 +12,7 @@ use crate::time::Time;
 
 impl State {
     pub(super) fn node_registered(&mut self, event: &Event) {
-        let Event::NodeRegistered {
-            node,
-            name,
-            uuid,
-            boot_id,
-            agent_version,
-            inventory,
-        } = event
-        else {
+        let Event::NodeRegistered { node, name, uuid, boot_id, agent_version, inventory } = event else {
             return;
         };
         self.insert_node(NodeBody {
@@ -101,10 +93,7 @@ impl State {
         let Some(node) = self.nodes.remove(&id) else {
             return;
         };
-        assert!(
-            node.leases.is_empty(),
-            "a node is forgotten after its leases"
-        );
+        assert!(node.leases.is_empty(), "a node is forgotten after its leases");
         self.node_names.remove(&node.body.name);
         self.index.silent.remove(&id);
         if let Some((gpus, key)) = node.free_key {
@@ -117,13 +106,7 @@ impl State {
         let Some(found) = self.jobs.get_mut(&job) else {
             return;
         };
-        found.body.excluded.insert(
-            node,
-            Excluded {
-                until,
-                reason: reason.to_owned(),
-            },
-        );
+        found.body.excluded.insert(node, Excluded { until, reason: reason.to_owned() });
         found.body.infra_starts.remove(&node);
         self.reindex(job, false);
     }

@@ -5,48 +5,20 @@ use crate::state::{Counters, State, UsedKey};
 
 /// Returns compacted events whose fold from [`State::new`], at the state's own time, is `state`.
 pub fn snapshot_events(state: &State) -> Vec<Event> {
-    let queues = state.queues.iter().map(|(key, queue)| Restored::Queue {
-        queue: key.clone(),
-        limits: queue.limits,
+    let queues = state.queues.iter().map(|(key, queue)| Restored::Queue { queue: key.clone(), limits: queue.limits });
+    let nodes = state.nodes.values().map(|node| Restored::Node(Box::new(node.body.clone())));
+    let jobs = state.jobs.values().map(|job| Restored::Job(Box::new(job.body.clone())));
+    let gangs = state.gangs.values().map(|gang| Restored::Gang(Box::new(gang.clone())));
+    let leases = state.leases.values().map(|lease| Restored::Lease(Box::new(lease.clone())));
+    let keys = state.keys.iter().map(|((tenant, key), used)| Restored::Key {
+        tenant: tenant.clone(),
+        key: key.clone(),
+        used_at: used.used_at,
+        digest: used.digest,
+        jobs: used.jobs.clone(),
     });
-    let nodes = state
-        .nodes
-        .values()
-        .map(|node| Restored::Node(Box::new(node.body.clone())));
-    let jobs = state
-        .jobs
-        .values()
-        .map(|job| Restored::Job(Box::new(job.body.clone())));
-    let gangs = state
-        .gangs
-        .values()
-        .map(|gang| Restored::Gang(Box::new(gang.clone())));
-    let leases = state
-        .leases
-        .values()
-        .map(|lease| Restored::Lease(Box::new(lease.clone())));
-    let keys = state
-        .keys
-        .iter()
-        .map(|((tenant, key), used)| Restored::Key {
-            tenant: tenant.clone(),
-            key: key.clone(),
-            used_at: used.used_at,
-            digest: used.digest,
-            jobs: used.jobs.clone(),
-        });
-    let Counters {
-        job,
-        lease,
-        node,
-        round,
-    } = state.counters;
-    let counters = std::iter::once(Restored::Counters {
-        job,
-        lease,
-        node,
-        round,
-    });
+    let Counters { job, lease, node, round } = state.counters;
+    let counters = std::iter::once(Restored::Counters { job, lease, node, round });
     queues
         .chain(nodes)
         .chain(jobs)
@@ -70,9 +42,7 @@ impl State {
                     job.running += 1;
                 }
                 if gang.started.is_none() && gang.stopping.is_none() {
-                    self.index
-                        .preparing
-                        .insert((gang.deadline, gang.job, gang.index));
+                    self.index.preparing.insert((gang.deadline, gang.job, gang.index));
                 }
                 self.gangs.insert((gang.job, gang.index), (**gang).clone());
                 self.reindex(gang.job, false);
@@ -81,32 +51,12 @@ impl State {
                 self.insert_lease((**lease).clone());
                 self.reindex(lease.job, false);
             }
-            Restored::Key {
-                tenant,
-                key,
-                used_at,
-                digest,
-                jobs,
-            } => {
-                let used = UsedKey {
-                    used_at: *used_at,
-                    digest: *digest,
-                    jobs: jobs.clone(),
-                };
+            Restored::Key { tenant, key, used_at, digest, jobs } => {
+                let used = UsedKey { used_at: *used_at, digest: *digest, jobs: jobs.clone() };
                 self.insert_key(tenant, key, used);
             }
-            Restored::Counters {
-                job,
-                lease,
-                node,
-                round,
-            } => {
-                self.counters = Counters {
-                    job: *job,
-                    lease: *lease,
-                    node: *node,
-                    round: *round,
-                };
+            Restored::Counters { job, lease, node, round } => {
+                self.counters = Counters { job: *job, lease: *lease, node: *node, round: *round };
             }
         }
     }

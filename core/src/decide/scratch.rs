@@ -26,21 +26,12 @@ pub(super) struct Scratch<'a> {
 impl<'a> Scratch<'a> {
     pub(super) fn new(decider: &'a Decider<'a>) -> Self {
         let step = Step::default();
-        Self {
-            decider,
-            step,
-            leases: BTreeMap::new(),
-            gangs: BTreeMap::new(),
-            infra_starts: BTreeSet::new(),
-        }
+        Self { decider, step, leases: BTreeMap::new(), gangs: BTreeMap::new(), infra_starts: BTreeSet::new() }
     }
 
     pub(super) fn lease(&mut self, id: LeaseId) -> Option<&mut Lease> {
         let state = self.decider.state;
-        self.leases
-            .entry(id)
-            .or_insert_with(|| state.leases.get(&id).cloned())
-            .as_mut()
+        self.leases.entry(id).or_insert_with(|| state.leases.get(&id).cloned()).as_mut()
     }
 
     pub(super) fn drop_if_dead(&mut self, id: LeaseId) {
@@ -54,10 +45,7 @@ impl<'a> Scratch<'a> {
     pub(super) fn gang(&mut self, job: JobId, index: Index) -> Option<&mut Gang> {
         let state = self.decider.state;
         let key = (job, index);
-        self.gangs
-            .entry(key)
-            .or_insert_with(|| state.gangs.get(&key).cloned())
-            .as_mut()
+        self.gangs.entry(key).or_insert_with(|| state.gangs.get(&key).cloned()).as_mut()
     }
 
     pub(super) fn event(&mut self, event: Event) {
@@ -69,35 +57,14 @@ impl<'a> Scratch<'a> {
     }
 
     /// Ends the attempt of one element of a lease that is no gang's.
-    pub(super) fn end_attempt(
-        &mut self,
-        lease: &Lease,
-        index: Index,
-        outcome: Outcome,
-        exit: Exit,
-    ) {
+    pub(super) fn end_attempt(&mut self, lease: &Lease, index: Index, outcome: Outcome, exit: Exit) {
         let decider = self.decider;
         let Some(job) = decider.state.jobs.get(&lease.job) else {
             return;
         };
-        let next = super::next::next(
-            job,
-            index,
-            decider.now,
-            outcome,
-            &exit,
-            lease.revokes(index),
-        );
+        let next = super::next::next(job, index, decider.now, outcome, &exit, lease.revokes(index));
         let attempt = lease.attempt;
-        self.event(Event::AttemptEnded {
-            lease: lease.id,
-            job: lease.job,
-            index,
-            attempt,
-            outcome,
-            exit,
-            next,
-        });
+        self.event(Event::AttemptEnded { lease: lease.id, job: lease.job, index, attempt, outcome, exit, next });
     }
 
     /// Ends a lease that its node lost or that was waited for too long. What is live in it ends with `outcome`.
@@ -107,20 +74,13 @@ impl<'a> Scratch<'a> {
         if !lease.fenced {
             lease.fenced = true;
             let lease = lease.clone();
-            self.event(Event::LeaseFenced {
-                lease: id,
-                job: lease.job,
-            });
+            self.event(Event::LeaseFenced { lease: id, job: lease.job });
             let exit = infra_exit(detail);
             match lease.gang {
                 Some(_) => self.lose_gang(&lease, outcome, exit),
                 None => {
                     for index in lease.live.indices() {
-                        let outcome = if lease.revokes(index) {
-                            Outcome::Cancelled
-                        } else {
-                            outcome
-                        };
+                        let outcome = if lease.revokes(index) { Outcome::Cancelled } else { outcome };
                         self.end_attempt(&lease, index, outcome, exit.clone());
                     }
                 }
@@ -132,33 +92,16 @@ impl<'a> Scratch<'a> {
             lease.live = RangeSet::new();
             lease.ranks.iter_mut().for_each(|hold| hold.live = false);
             self.drop_if_dead(id);
-            self.event(Event::FenceConfirmed {
-                lease: id,
-                job,
-                first,
-                last,
-                rank: None,
-            });
+            self.event(Event::FenceConfirmed { lease: id, job, first, last, rank: None });
         } else {
             let reason = crate::lease::RevokeReason::Fenced;
-            self.effect(Effect::Revoke {
-                node,
-                lease: id,
-                reason,
-                elements: RangeSet::new(),
-            });
+            self.effect(Effect::Revoke { node, lease: id, reason, elements: RangeSet::new() });
         }
     }
 
     fn lose_gang(&mut self, lease: &Lease, outcome: Outcome, exit: Exit) {
-        let cancelled = self
-            .gang(lease.job, lease.first)
-            .is_some_and(|gang| gang.cancelled);
-        let outcome = if cancelled {
-            Outcome::Cancelled
-        } else {
-            outcome
-        };
+        let cancelled = self.gang(lease.job, lease.first).is_some_and(|gang| gang.cancelled);
+        let outcome = if cancelled { Outcome::Cancelled } else { outcome };
         self.stop_gang(lease.job, lease.first, outcome, exit.clone());
         self.settle_gang(lease.job, lease.first, &exit);
     }
@@ -171,17 +114,9 @@ impl<'a> Scratch<'a> {
         if gang.stopping.is_some() {
             return;
         }
-        gang.stopping = Some(Stopping {
-            outcome,
-            exit: exit.clone(),
-        });
+        gang.stopping = Some(Stopping { outcome, exit: exit.clone() });
         let leases = gang.leases.clone();
-        self.event(Event::GangStopping {
-            job,
-            index,
-            outcome,
-            exit,
-        });
+        self.event(Event::GangStopping { job, index, outcome, exit });
         for id in leases {
             let Some(lease) = self.lease(id) else {
                 continue;
@@ -192,12 +127,7 @@ impl<'a> Scratch<'a> {
             let (node, elements) = (lease.node, RangeSet::range(index, index));
             let reason = crate::lease::RevokeReason::Gang;
             lease.revoke = Some(crate::lease::Revoking { reason, elements });
-            self.effect(Effect::Revoke {
-                node,
-                lease: id,
-                reason,
-                elements: RangeSet::new(),
-            });
+            self.effect(Effect::Revoke { node, lease: id, reason, elements: RangeSet::new() });
         }
     }
 
@@ -206,10 +136,7 @@ impl<'a> Scratch<'a> {
         let Some(gang) = self.gang(job, index).cloned() else {
             return;
         };
-        let waits = gang.leases.iter().any(|id| {
-            self.lease(*id)
-                .is_some_and(|lease| !lease.fenced && lease.is_live())
-        });
+        let waits = gang.leases.iter().any(|id| self.lease(*id).is_some_and(|lease| !lease.fenced && lease.is_live()));
         if waits {
             return;
         }
@@ -224,15 +151,7 @@ impl<'a> Scratch<'a> {
         };
         let next = super::next::next(found, index, decider.now, outcome, &exit, gang.cancelled);
         let lease = gang.leases.first().copied().unwrap_or_default();
-        self.event(Event::AttemptEnded {
-            lease,
-            job,
-            index,
-            attempt: gang.attempt,
-            outcome,
-            exit,
-            next,
-        });
+        self.event(Event::AttemptEnded { lease, job, index, attempt: gang.attempt, outcome, exit, next });
     }
 }
 

@@ -30,43 +30,27 @@ impl Decider<'_> {
     pub(super) fn submit(&self, submit: &Submit) -> Step {
         let digest = digest(submit);
         let name = (self.request.tenant.clone(), submit.key.clone());
-        let used = self
-            .state
-            .keys
-            .get(&name)
-            .filter(|_| !self.state.mutations.dedupe_off());
+        let used = self.state.keys.get(&name).filter(|_| !self.state.mutations.dedupe_off());
         match used {
             Some(used) if used.digest == digest => {
-                return self.answer(Reply::Submitted {
-                    jobs: used.jobs.clone(),
-                    repeated: true,
-                });
+                return self.answer(Reply::Submitted { jobs: used.jobs.clone(), repeated: true });
             }
             Some(_) => {
-                let message = format!(
-                    "the idempotency key `{}` was used with other jobs",
-                    submit.key
-                );
+                let message = format!("the idempotency key `{}` was used with other jobs", submit.key);
                 let hint = "repeat a submit as it was, or take a new key";
                 return self.refuse(RefusalKind::AlreadyExists, "key-used", message, hint);
             }
             None => {}
         }
         if submit.jobs.is_empty() || submit.jobs.len() > SUBMIT_JOBS_MAX {
-            let message = format!(
-                "{} jobs, and 1 to {SUBMIT_JOBS_MAX} are allowed",
-                submit.jobs.len()
-            );
+            let message = format!("{} jobs, and 1 to {SUBMIT_JOBS_MAX} are allowed", submit.jobs.len());
             return self.refuse(RefusalKind::Invalid, "job-count", message, "");
         }
         match Resolver::new(self, &submit.jobs).resolve() {
             Err(faults) => self.answer(Reply::Faults(faults)),
             Ok(jobs) => {
                 let ids = jobs.iter().map(|job| job.id).collect();
-                let mut step = self.answer(Reply::Submitted {
-                    jobs: ids,
-                    repeated: false,
-                });
+                let mut step = self.answer(Reply::Submitted { jobs: ids, repeated: false });
                 step.events.push(Event::JobsSubmitted {
                     by: self.by(),
                     tenant: self.request.tenant.clone(),
@@ -91,38 +75,18 @@ fn digest(submit: &Submit) -> u64 {
 
 /// Returns what is wrong with `more` waiting elements in a queue.
 pub(super) fn queue_fault(state: &State, key: &QueueKey, more: u64) -> Option<Fault> {
-    let fault = |reason, message, hint: &str| {
-        Some(Fault {
-            path: "queue".into(),
-            reason,
-            message,
-            hint: hint.to_owned(),
-        })
-    };
+    let fault =
+        |reason, message, hint: &str| Some(Fault { path: "queue".into(), reason, message, hint: hint.to_owned() });
     if state.queues.len() >= QUEUES_MAX && !state.queues.contains_key(key) {
-        let message = format!(
-            "there are {QUEUES_MAX} queues, and `{}` would be another",
-            key.name
-        );
-        return fault(
-            "too-many-queues",
-            message,
-            "use a queue of `gangsaw queue list`",
-        );
+        let message = format!("there are {QUEUES_MAX} queues, and `{}` would be another", key.name);
+        return fault("too-many-queues", message, "use a queue of `gangsaw queue list`");
     }
     let queue = state.queue(key);
     match queue.limits.queued_max {
         Some(max) if more > 0 && queue.usage.queued.saturating_add(more) > max => {
             let used = queue.usage.queued;
-            let message = format!(
-                "queue `{}` may hold {max} waiting elements and has {used}; {more} more",
-                key.name
-            );
-            fault(
-                "queue-full",
-                message,
-                "wait, or ask for a larger queued_max",
-            )
+            let message = format!("queue `{}` may hold {max} waiting elements and has {used}; {more} more", key.name);
+            fault("queue-full", message, "wait, or ask for a larger queued_max")
         }
         Some(_) | None => None,
     }
@@ -138,12 +102,7 @@ struct Resolver<'a> {
 
 impl<'a> Resolver<'a> {
     fn new(decider: &'a Decider<'a>, jobs: &'a [JobSpec]) -> Self {
-        Self {
-            decider,
-            jobs,
-            aliases: BTreeMap::new(),
-            faults: Vec::new(),
-        }
+        Self { decider, jobs, aliases: BTreeMap::new(), faults: Vec::new() }
     }
 
     fn resolve(mut self) -> Result<Vec<NewJob>, Vec<SubmitFault>> {
@@ -152,39 +111,22 @@ impl<'a> Resolver<'a> {
                 && let Some(other) = self.aliases.insert(alias, at)
             {
                 let message = format!("job {} of this submit is called `{alias}`, too", other + 1);
-                self.fault(
-                    at,
-                    "jobs",
-                    "alias-twice",
-                    message,
-                    "give each job a name of its own",
-                );
+                self.fault(at, "jobs", "alias-twice", message, "give each job a name of its own");
             }
         }
-        let after: Vec<Vec<After>> = (0..self.jobs.len())
-            .map(|at| self.dependencies(at))
-            .collect();
+        let after: Vec<Vec<After>> = (0..self.jobs.len()).map(|at| self.dependencies(at)).collect();
         self.cycles();
         self.queues();
         for (at, spec) in self.jobs.iter().enumerate() {
             if let Some(fault) = never_fits(self.decider.state, spec) {
-                self.faults.push(SubmitFault {
-                    job: position(at),
-                    fault,
-                });
+                self.faults.push(SubmitFault { job: position(at), fault });
             }
         }
         if !self.faults.is_empty() {
             return Err(self.faults);
         }
         let jobs = self.jobs.iter().zip(after).enumerate();
-        Ok(jobs
-            .map(|(at, (spec, after))| NewJob {
-                id: self.id(at),
-                spec: Arc::new(spec.clone()),
-                after,
-            })
-            .collect())
+        Ok(jobs.map(|(at, (spec, after))| NewJob { id: self.id(at), spec: Arc::new(spec.clone()), after }).collect())
     }
 
     fn id(&self, at: usize) -> JobId {
@@ -192,16 +134,8 @@ impl<'a> Resolver<'a> {
     }
 
     fn fault(&mut self, at: usize, path: &str, reason: &'static str, message: String, hint: &str) {
-        let fault = Fault {
-            path: path.to_owned(),
-            reason,
-            message,
-            hint: hint.to_owned(),
-        };
-        self.faults.push(SubmitFault {
-            job: position(at),
-            fault,
-        });
+        let fault = Fault { path: path.to_owned(), reason, message, hint: hint.to_owned() };
+        self.faults.push(SubmitFault { job: position(at), fault });
     }
 
     fn dependencies(&mut self, at: usize) -> Vec<After> {
@@ -213,13 +147,7 @@ impl<'a> Resolver<'a> {
                     Some(other) => Some((self.id(*other), Standing::Open)),
                     None => {
                         let message = format!("no job of this submit is called `{alias}`");
-                        self.fault(
-                            at,
-                            &path,
-                            "unknown-alias",
-                            message,
-                            "write the name or the number of a job",
-                        );
+                        self.fault(at, &path, "unknown-alias", message, "write the name or the number of a job");
                         None
                     }
                 },
@@ -227,22 +155,12 @@ impl<'a> Resolver<'a> {
                     Ok(job) => Some((*id, job.standing(dependency.kind))),
                     Err(_) => {
                         let message = format!("there is no job {id}");
-                        self.fault(
-                            at,
-                            &path,
-                            "unknown-job",
-                            message,
-                            "`gangsaw ps --all` lists jobs",
-                        );
+                        self.fault(at, &path, "unknown-job", message, "`gangsaw ps --all` lists jobs");
                         None
                     }
                 },
             };
-            let after = found.map(|(job, standing)| After {
-                kind: dependency.kind,
-                job,
-                standing,
-            });
+            let after = found.map(|(job, standing)| After { kind: dependency.kind, job, standing });
             resolved.extend(after.filter(|after| !resolved.contains(after)));
         }
         resolved
@@ -284,45 +202,24 @@ impl<'a> Resolver<'a> {
         names.extend(names.first().copied());
         let message = format!("a cycle: {}", names.join(" → "));
         let at = cycle.last().map_or(0, |(at, _)| *at);
-        self.fault(
-            at,
-            &format!("after[{place}]"),
-            "dependency-cycle",
-            message,
-            "take one of them out",
-        );
+        self.fault(at, &format!("after[{place}]"), "dependency-cycle", message, "take one of them out");
     }
 
     fn queues(&mut self) {
         let mut more: BTreeMap<QueueKey, (usize, u64)> = BTreeMap::new();
         for (at, spec) in self.jobs.iter().enumerate() {
-            let key = QueueKey {
-                tenant: self.decider.request.tenant.clone(),
-                name: spec.queue.clone(),
-            };
+            let key = QueueKey { tenant: self.decider.request.tenant.clone(), name: spec.queue.clone() };
             more.entry(key).or_insert((at, 0)).1 += spec.element_count();
         }
-        let new = more
-            .keys()
-            .filter(|key| !self.decider.state.queues.contains_key(key))
-            .count();
+        let new = more.keys().filter(|key| !self.decider.state.queues.contains_key(key)).count();
         let count = self.decider.state.queues.len() + new;
         for (key, (at, more)) in more {
             let full = queue_fault(self.decider.state, &key, more);
             if let Some(fault) = full {
-                self.faults.push(SubmitFault {
-                    job: position(at),
-                    fault,
-                });
+                self.faults.push(SubmitFault { job: position(at), fault });
             } else if count > QUEUES_MAX && !self.decider.state.queues.contains_key(&key) {
                 let message = format!("there may be {QUEUES_MAX} queues");
-                self.fault(
-                    at,
-                    "queue",
-                    "too-many-queues",
-                    message,
-                    "use a queue of `gangsaw queue list`",
-                );
+                self.fault(at, "queue", "too-many-queues", message, "use a queue of `gangsaw queue list`");
             }
         }
     }

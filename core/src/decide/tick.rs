@@ -25,16 +25,8 @@ impl Decider<'_> {
         let mut scratch = Scratch::new(self);
         scratch.late_gangs();
         scratch.lost_leases();
-        if self
-            .state
-            .index
-            .keys
-            .first()
-            .is_some_and(|(used, _, _)| *used + KEY_KEPT <= self.now)
-        {
-            scratch.event(Event::KeysExpired {
-                used_until: Time(self.now.0.saturating_sub(KEY_KEPT.0)),
-            });
+        if self.state.index.keys.first().is_some_and(|(used, _, _)| *used + KEY_KEPT <= self.now) {
+            scratch.event(Event::KeysExpired { used_until: Time(self.now.0.saturating_sub(KEY_KEPT.0)) });
         }
         for job in self.old_jobs() {
             scratch.event(Event::JobForgotten { job });
@@ -54,55 +46,26 @@ impl Decider<'_> {
 impl Scratch<'_> {
     fn late_gangs(&mut self) {
         let decider = self.decider;
-        let late = decider
-            .state
-            .index
-            .preparing
-            .iter()
-            .take_while(|(deadline, _, _)| *deadline <= decider.now);
+        let late = decider.state.index.preparing.iter().take_while(|(deadline, _, _)| *deadline <= decider.now);
         for (_, job, index) in late {
             let Some(gang) = self.gang(*job, *index).cloned() else {
                 continue;
             };
-            let unready = gang
-                .leases
-                .iter()
-                .find(|id| self.lease(**id).is_none_or(|lease| lease.port.is_none()));
-            let node = unready
-                .and_then(|id| self.lease(*id))
-                .map(|lease| lease.node);
-            let name = node
-                .and_then(|node| decider.state.nodes.get(&node))
-                .map(|node| node.body.name.as_str());
+            let unready = gang.leases.iter().find(|id| self.lease(**id).is_none_or(|lease| lease.port.is_none()));
+            let node = unready.and_then(|id| self.lease(*id)).map(|lease| lease.node);
+            let name = node.and_then(|node| decider.state.nodes.get(&node)).map(|node| node.body.name.as_str());
             let detail = format!("node `{}` was not ready in time", name.unwrap_or("?"));
-            let outcome = if gang.cancelled {
-                Outcome::Cancelled
-            } else {
-                Outcome::Infra
-            };
+            let outcome = if gang.cancelled { Outcome::Cancelled } else { Outcome::Infra };
             self.stop_gang(*job, *index, outcome, infra_exit(&detail));
         }
     }
 
     fn lost_leases(&mut self) {
         let decider = self.decider;
-        for node in decider
-            .state
-            .index
-            .silent
-            .iter()
-            .filter_map(|node| decider.state.nodes.get(node))
-        {
-            let detail = format!(
-                "node `{}` was not heard for longer than lost_after",
-                node.body.name
-            );
+        for node in decider.state.index.silent.iter().filter_map(|node| decider.state.nodes.get(node)) {
+            let detail = format!("node `{}` was not heard for longer than lost_after", node.body.name);
             for lease in &node.leases {
-                if decider
-                    .state
-                    .lost_at(node, *lease)
-                    .is_some_and(|at| at <= decider.now)
-                {
+                if decider.state.lost_at(node, *lease).is_some_and(|at| at <= decider.now) {
                     self.lose(*lease, Outcome::Fenced, &detail, false);
                 }
             }
@@ -122,13 +85,7 @@ impl State {
     pub fn next_wake(&self) -> Option<Time> {
         let index = &self.index;
         let silent = index.silent.iter().filter_map(|node| self.nodes.get(node));
-        let lost = silent
-            .flat_map(|node| {
-                node.leases
-                    .iter()
-                    .filter_map(|lease| self.lost_at(node, *lease))
-            })
-            .min();
+        let lost = silent.flat_map(|node| node.leases.iter().filter_map(|lease| self.lost_at(node, *lease))).min();
         let wake = index.wakes.first().map(|(time, _)| *time);
         let gang = index.preparing.first().map(|(time, _, _)| *time);
         let key = index.keys.first().map(|(used, _, _)| *used + KEY_KEPT);

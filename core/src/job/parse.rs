@@ -45,13 +45,8 @@ impl Parser {
             text => self.name("jobs", JobName::new(text)),
         };
         let grace = self.span("grace", draft.grace_ms, GRACE_DEFAULT, Millis(0), GRACE_MAX);
-        let lost_after = self.span(
-            "lost_after",
-            draft.lost_after_ms,
-            LOST_AFTER_DEFAULT,
-            LOST_AFTER_MIN,
-            LOST_AFTER_MAX,
-        );
+        let lost_after =
+            self.span("lost_after", draft.lost_after_ms, LOST_AFTER_DEFAULT, LOST_AFTER_MIN, LOST_AFTER_MAX);
         let stop_after = draft.stop_after_ms.filter(|_| draft.stop_on_disconnect);
         let on_disconnect = self.on_disconnect(&draft, stop_after, grace, lost_after);
         let spec = JobSpec {
@@ -86,19 +81,8 @@ impl Parser {
         Some(spec)
     }
 
-    fn fault(
-        &mut self,
-        path: &str,
-        reason: &'static str,
-        message: impl Into<String>,
-        hint: impl Into<String>,
-    ) {
-        self.faults.push(Fault {
-            path: path.into(),
-            reason,
-            message: message.into(),
-            hint: hint.into(),
-        });
+    fn fault(&mut self, path: &str, reason: &'static str, message: impl Into<String>, hint: impl Into<String>) {
+        self.faults.push(Fault { path: path.into(), reason, message: message.into(), hint: hint.into() });
     }
 
     fn name<T>(&mut self, path: &str, name: Result<T, NameError>) -> Option<T> {
@@ -122,23 +106,14 @@ impl Parser {
             Work::Recipe { name, .. } => name,
         };
         let base = word.rsplit('/').next().unwrap_or(word);
-        let clean: String = base
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(crate::id::NAME_CHARS_MAX)
-            .collect();
+        let clean: String = base.chars().filter(|c| !c.is_control()).take(crate::id::NAME_CHARS_MAX).collect();
         Some(JobName::new(&clean).unwrap_or_else(|_| JobName::literal("job")))
     }
 
     fn work(&mut self, work: Option<&WorkDraft>) -> Option<Work> {
         let work = match work {
             None => {
-                self.fault(
-                    "run",
-                    "no-work",
-                    "the job says neither `run` nor `recipe`",
-                    "add `run: COMMAND`",
-                );
+                self.fault("run", "no-work", "the job says neither `run` nor `recipe`", "add `run: COMMAND`");
                 return None;
             }
             Some(WorkDraft::Shell(line)) if line.trim().is_empty() => {
@@ -151,47 +126,24 @@ impl Parser {
             }
             Some(WorkDraft::Shell(line)) => Work::Shell(line.clone()),
             Some(WorkDraft::Argv(args)) => Work::Argv(args.clone()),
-            Some(WorkDraft::Recipe {
-                name,
-                settings_json,
-            }) => {
+            Some(WorkDraft::Recipe { name, settings_json }) => {
                 if let Err(error) = JobName::new(name) {
-                    self.fault(
-                        "recipe.name",
-                        "bad-name",
-                        format!("the recipe's name {error}"),
-                        "",
-                    );
+                    self.fault("recipe.name", "bad-name", format!("the recipe's name {error}"), "");
                     return None;
                 }
-                Work::Recipe {
-                    name: name.clone(),
-                    settings_json: settings_json.clone(),
-                }
+                Work::Recipe { name: name.clone(), settings_json: settings_json.clone() }
             }
         };
         let (path, bytes, max, nul) = match &work {
             Work::Shell(line) => ("run", line.len(), COMMAND_BYTES_MAX, line.contains('\0')),
             Work::Argv(args) => {
                 let nul = args.iter().any(|arg| arg.contains('\0'));
-                (
-                    "run",
-                    args.iter().map(|arg| arg.len() + 1).sum(),
-                    COMMAND_BYTES_MAX,
-                    nul,
-                )
+                ("run", args.iter().map(|arg| arg.len() + 1).sum(), COMMAND_BYTES_MAX, nul)
             }
-            Work::Recipe { settings_json, .. } => {
-                ("recipe", settings_json.len(), SETTINGS_BYTES_MAX, false)
-            }
+            Work::Recipe { settings_json, .. } => ("recipe", settings_json.len(), SETTINGS_BYTES_MAX, false),
         };
         if bytes > max {
-            self.fault(
-                path,
-                "too-long",
-                format!("it has {bytes} bytes, and {max} are allowed"),
-                "put it into a file",
-            );
+            self.fault(path, "too-long", format!("it has {bytes} bytes, and {max} are allowed"), "put it into a file");
         }
         if nul {
             self.fault(path, "nul", "it contains a NUL byte", "");
@@ -202,46 +154,24 @@ impl Parser {
     fn priority(&mut self, priority: Option<i32>) -> i32 {
         let priority = priority.unwrap_or(0);
         if !PRIORITIES.contains(&priority) {
-            self.fault(
-                "priority",
-                "out-of-range",
-                format!("{priority} is not within -1000..=1000"),
-                "",
-            );
+            self.fault("priority", "out-of-range", format!("{priority} is not within -1000..=1000"), "");
         }
         priority
     }
 
     fn replicas(&mut self, replicas: u32) -> u32 {
         if replicas > REPLICAS_MAX {
-            self.fault(
-                "replicas",
-                "out-of-range",
-                format!("{replicas} is above {REPLICAS_MAX}"),
-                "",
-            );
+            self.fault("replicas", "out-of-range", format!("{replicas} is above {REPLICAS_MAX}"), "");
         }
         replicas.max(1)
     }
 
-    fn span(
-        &mut self,
-        path: &str,
-        ms: Option<i64>,
-        default: Millis,
-        min: Millis,
-        max: Millis,
-    ) -> Millis {
+    fn span(&mut self, path: &str, ms: Option<i64>, default: Millis, min: Millis, max: Millis) -> Millis {
         let Some(ms) = ms else { return default };
         match u64::try_from(ms).map(Millis) {
             Ok(span) if (min..=max).contains(&span) => span,
             Ok(_) | Err(_) => {
-                self.fault(
-                    path,
-                    "out-of-range",
-                    format!("{ms} ms is not within {min} to {max}"),
-                    "",
-                );
+                self.fault(path, "out-of-range", format!("{ms} ms is not within {min} to {max}"), "");
                 default
             }
         }
@@ -257,44 +187,23 @@ impl Parser {
         if !draft.stop_on_disconnect {
             if draft.stop_after_ms.is_some() {
                 let hint = "add `on_disconnect: stop`";
-                self.fault(
-                    "stop_after",
-                    "stop-without-stop",
-                    "it means nothing with `on_disconnect: keep`",
-                    hint,
-                );
+                self.fault("stop_after", "stop-without-stop", "it means nothing with `on_disconnect: keep`", hint);
             }
             return OnDisconnect::Keep;
         }
         if stop_after.is_none() {
             let hint = "add `stop_after: 2m`";
-            self.fault(
-                "stop_after",
-                "missing",
-                "`on_disconnect: stop` needs it",
-                hint,
-            );
+            self.fault("stop_after", "missing", "`on_disconnect: stop` needs it", hint);
             return OnDisconnect::Keep;
         }
-        let after = self.span(
-            "stop_after",
-            stop_after,
-            STOP_AFTER_MIN,
-            STOP_AFTER_MIN,
-            LOST_AFTER_MAX,
-        );
+        let after = self.span("stop_after", stop_after, STOP_AFTER_MIN, STOP_AFTER_MIN, LOST_AFTER_MAX);
         let needed = (after.0 + 2 * grace.0) * 11 / 10;
         if needed >= lost_after.0 {
             let message = format!(
                 "stop_after + 2 × grace + 10 % is {}, which must be below lost_after, {lost_after}",
                 Millis(needed)
             );
-            self.fault(
-                "stop_after",
-                "stop-too-late",
-                message,
-                "make lost_after longer, or stop_after shorter",
-            );
+            self.fault("stop_after", "stop-too-late", message, "make lost_after longer, or stop_after shorter");
         }
         OnDisconnect::Stop { after }
     }

@@ -170,13 +170,7 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self {
-            failure: 0,
-            infra: 10,
-            preempted: None,
-            oom: 0,
-            backoff: Millis::seconds(1),
-        }
+        Self { failure: 0, infra: 10, preempted: None, oom: 0, backoff: Millis::seconds(1) }
     }
 }
 

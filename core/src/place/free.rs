@@ -21,19 +21,12 @@ impl NodeFree {
     pub(crate) fn of(node: &Node) -> Self {
         let gpus = u32::try_from(node.free_devices().count()).unwrap_or(u32::MAX);
         let (milli_cpus, memory_bytes) = (node.free_milli_cpus, node.free_memory_bytes);
-        Self {
-            milli_cpus,
-            memory_bytes,
-            taken: BTreeSet::new(),
-            gpus,
-        }
+        Self { milli_cpus, memory_bytes, taken: BTreeSet::new(), gpus }
     }
 
     /// Returns the free devices that a demand may use: the least memory first, so that large ones stay free.
     pub(crate) fn devices(&self, node: &Node, demand: &Demand) -> Vec<DeviceId> {
-        let free = node
-            .free_devices()
-            .filter(|device| !self.taken.contains(&device.uuid) && demand.accepts(device));
+        let free = node.free_devices().filter(|device| !self.taken.contains(&device.uuid) && demand.accepts(device));
         let mut free: Vec<_> = free.collect();
         free.sort_by_key(|device| device.memory_bytes);
         free.into_iter().map(|device| device.uuid.clone()).collect()
@@ -42,18 +35,14 @@ impl NodeFree {
     /// Returns how many ranks of a demand fit.
     pub(crate) fn ranks(&self, node: &Node, demand: &Demand) -> u64 {
         let by = |free: u64, asked: u64| free.checked_div(asked).unwrap_or(u64::MAX);
-        let plain =
-            by(self.milli_cpus, demand.milli_cpus).min(by(self.memory_bytes, demand.memory_bytes));
+        let plain = by(self.milli_cpus, demand.milli_cpus).min(by(self.memory_bytes, demand.memory_bytes));
         if plain == 0 || demand.gpus == 0 {
             return plain;
         }
         if self.gpus < demand.gpus {
             return 0;
         }
-        plain.min(by(
-            self.devices(node, demand).len() as u64,
-            u64::from(demand.gpus),
-        ))
+        plain.min(by(self.devices(node, demand).len() as u64, u64::from(demand.gpus)))
     }
 }
 
@@ -66,64 +55,36 @@ pub(crate) struct Free<'a> {
 
 impl<'a> Free<'a> {
     pub(crate) fn new(state: &'a State) -> Self {
-        Self {
-            state,
-            touched: BTreeMap::new(),
-            touched_index: BTreeMap::new(),
-        }
+        Self { state, touched: BTreeMap::new(), touched_index: BTreeMap::new() }
     }
 
     /// Returns what is left of a node.
     pub(crate) fn node(&self, id: NodeId) -> Option<(&'a Node, NodeFree)> {
         let node = self.state.nodes.get(&id).filter(|node| node.takes_work())?;
-        let free = self
-            .touched
-            .get(&id)
-            .cloned()
-            .unwrap_or_else(|| NodeFree::of(node));
+        let free = self.touched.get(&id).cloned().unwrap_or_else(|| NodeFree::of(node));
         Some((node, free))
     }
 
     /// Returns the tightest node that has room for a rank: fewest free GPUs, then cores, then memory.
     pub(crate) fn tightest(&self, demand: &Demand, excluded: &[NodeId]) -> Option<NodeId> {
         let fits = |id: NodeId| {
-            !excluded.contains(&id)
-                && self
-                    .node(id)
-                    .is_some_and(|(node, free)| free.ranks(node, demand) > 0)
+            !excluded.contains(&id) && self.node(id).is_some_and(|(node, free)| free.ranks(node, demand) > 0)
         };
         let from = (demand.milli_cpus, 0, NodeId(0));
-        let untouched = self
-            .state
-            .index
-            .free
-            .range(demand.gpus..)
-            .find_map(|(gpus, keys)| {
-                let mut keys = keys
-                    .range(from..)
-                    .filter(|key| !self.touched.contains_key(&key.2));
-                keys.find(|key| fits(key.2)).map(|key| (*gpus, *key))
-            });
+        let untouched = self.state.index.free.range(demand.gpus..).find_map(|(gpus, keys)| {
+            let mut keys = keys.range(from..).filter(|key| !self.touched.contains_key(&key.2));
+            keys.find(|key| fits(key.2)).map(|key| (*gpus, *key))
+        });
         let touched = self
             .touched_index
             .range(demand.gpus..)
-            .find_map(|(gpus, keys)| {
-                keys.range(from..)
-                    .find(|key| fits(key.2))
-                    .map(|key| (*gpus, *key))
-            });
+            .find_map(|(gpus, keys)| keys.range(from..).find(|key| fits(key.2)).map(|key| (*gpus, *key)));
         let best = untouched.into_iter().chain(touched).min();
         best.map(|(_, (_, _, node))| node)
     }
 
     /// Takes amounts and devices off a node; never more than is there.
-    pub(crate) fn take(
-        &mut self,
-        id: NodeId,
-        milli_cpus: u64,
-        memory_bytes: u64,
-        devices: &[DeviceId],
-    ) {
+    pub(crate) fn take(&mut self, id: NodeId, milli_cpus: u64, memory_bytes: u64, devices: &[DeviceId]) {
         let Some((_, mut free)) = self.node(id) else {
             return;
         };
@@ -135,15 +96,9 @@ impl<'a> Free<'a> {
         }
         free.milli_cpus = free.milli_cpus.saturating_sub(milli_cpus);
         free.memory_bytes = free.memory_bytes.saturating_sub(memory_bytes);
-        free.gpus = free
-            .gpus
-            .saturating_sub(u32::try_from(devices.len()).unwrap_or(u32::MAX));
+        free.gpus = free.gpus.saturating_sub(u32::try_from(devices.len()).unwrap_or(u32::MAX));
         free.taken.extend(devices.iter().cloned());
-        self.touched_index.entry(free.gpus).or_default().insert((
-            free.milli_cpus,
-            free.memory_bytes,
-            id,
-        ));
+        self.touched_index.entry(free.gpus).or_default().insert((free.milli_cpus, free.memory_bytes, id));
         self.touched.insert(id, free);
     }
 

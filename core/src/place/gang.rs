@@ -25,13 +25,8 @@ pub(crate) fn pack(
     for (at, (ranks, node)) in nodes.iter().enumerate() {
         if *ranks >= left {
             // One node takes the rest: the tightest that can.
-            let rest = nodes
-                .iter()
-                .skip(at)
-                .take_while(|(ranks, _)| *ranks >= left);
-            let last = rest
-                .min_by_key(|(ranks, node)| (*ranks, *node))
-                .map_or(*node, |(_, node)| *node);
+            let rest = nodes.iter().skip(at).take_while(|(ranks, _)| *ranks >= left);
+            let last = rest.min_by_key(|(ranks, node)| (*ranks, *node)).map_or(*node, |(_, node)| *node);
             chosen.push((last, left));
             left = 0;
             break;
@@ -50,11 +45,7 @@ pub(crate) fn pack(
         let mut ranks = Vec::new();
         for _ in 0..count {
             let gpu_uuids = devices.by_ref().take(demand.gpus as usize).collect();
-            ranks.push(RankHold {
-                rank,
-                gpu_uuids,
-                live: true,
-            });
+            ranks.push(RankHold { rank, gpu_uuids, live: true });
             rank += 1;
         }
         parts.push((id, ranks));

@@ -42,18 +42,10 @@ impl Solver<'_> {
     /// Places as much of a job as fits.
     pub(super) fn try_job(&mut self, job: &Job, line: &Line) -> Tried {
         let due = job.waiting.iter().take_while(|(at, _)| *at <= self.now);
-        let mut waiting: Vec<Index> = due
-            .map(|(_, index)| *index)
-            .take(super::DECISIONS_MAX)
-            .collect();
+        let mut waiting: Vec<Index> = due.map(|(_, index)| *index).take(super::DECISIONS_MAX).collect();
         waiting.reverse();
         let (next, pending) = (job.body.pending.first(), job.body.pending.len());
-        let mut cursor = Cursor {
-            waiting,
-            next,
-            room: job.room(),
-            pending,
-        };
+        let mut cursor = Cursor { waiting, next, room: job.room(), pending };
         loop {
             if cursor.room == 0 {
                 return Tried::Done;
@@ -85,9 +77,7 @@ impl Solver<'_> {
     ) -> Result<(u64, u64), Tried> {
         let mut limited = true;
         for (alternative, demand) in (0..).zip(&line.shape.demands) {
-            let room = self
-                .room_in_queue(&line.queue, u64::from(demand.gpus))
-                .min(cursor.room);
+            let room = self.room_in_queue(&line.queue, u64::from(demand.gpus)).min(cursor.room);
             if room == 0 {
                 continue;
             }
@@ -103,20 +93,8 @@ impl Solver<'_> {
             let mut gpu_uuids = left.devices(found, demand);
             gpu_uuids.truncate(demand.gpus as usize);
             let cpus = demand.milli_cpus.saturating_mul(slots);
-            self.free.take(
-                node,
-                cpus,
-                demand.memory_bytes.saturating_mul(slots),
-                &gpu_uuids,
-            );
-            self.use_queue(
-                line,
-                Usage {
-                    running: slots,
-                    queued: 0,
-                    gpus: gpu_uuids.len() as u64,
-                },
-            );
+            self.free.take(node, cpus, demand.memory_bytes.saturating_mul(slots), &gpu_uuids);
+            self.use_queue(line, Usage { running: slots, queued: 0, gpus: gpu_uuids.len() as u64 });
             let last = candidate.first + u32::try_from(elements - 1).unwrap_or(0);
             self.round.decisions.push(Decision::Chunk {
                 job: job.body.id,
@@ -126,46 +104,23 @@ impl Solver<'_> {
                 node,
                 slots: u32::try_from(slots).unwrap_or(1),
                 alternative,
-                hold: RankHold {
-                    rank: 0,
-                    gpu_uuids,
-                    live: true,
-                },
+                hold: RankHold { rank: 0, gpu_uuids, live: true },
                 device: choice(&line.shape.demands, alternative),
             });
             return Ok((elements, slots));
         }
-        Err(if limited {
-            Tried::Limited
-        } else {
-            Tried::NoRoom
-        })
+        Err(if limited { Tried::Limited } else { Tried::NoRoom })
     }
 
     /// Returns the node for a candidate: where its checkpoint lies if there is room, else the tightest.
     fn node_for(&self, demand: &Demand, line: &Line, candidate: Candidate) -> Option<NodeId> {
-        let preferred = candidate
-            .prefer
-            .filter(|node| !line.shape.excluded.contains(node));
-        let fits = |id: &NodeId| {
-            self.free
-                .node(*id)
-                .is_some_and(|(node, left)| left.ranks(node, demand) > 0)
-        };
-        preferred
-            .filter(fits)
-            .or_else(|| self.free.tightest(demand, &line.shape.excluded))
+        let preferred = candidate.prefer.filter(|node| !line.shape.excluded.contains(node));
+        let fits = |id: &NodeId| self.free.node(*id).is_some_and(|(node, left)| left.ranks(node, demand) > 0);
+        preferred.filter(fits).or_else(|| self.free.tightest(demand, &line.shape.excluded))
     }
 
     /// Returns how many elements a lease gets, and how many of them at once.
-    fn size(
-        &self,
-        job: &Job,
-        demand: &Demand,
-        candidate: Candidate,
-        cursor: &Cursor,
-        fit: u64,
-    ) -> (u64, u64) {
+    fn size(&self, job: &Job, demand: &Demand, candidate: Candidate, cursor: &Cursor, fit: u64) -> (u64, u64) {
         let chunk = u64::from(job.body.chunk);
         if demand.gpus > 0 || chunk <= 1 || candidate.run == 1 {
             return (1, 1);
@@ -173,19 +128,11 @@ impl Solver<'_> {
         let slots = fit.min(candidate.run.div_ceil(chunk)).max(1);
         // Towards the end of the array chunks shrink, so that no node is left with the rest while others idle.
         let share = cursor.pending / (2 * self.state.nodes.len() as u64).max(1);
-        let elements = (slots * chunk)
-            .min(candidate.run)
-            .min(share.max(slots))
-            .min(CHUNK_ELEMENTS_MAX);
+        let elements = (slots * chunk).min(candidate.run).min(share.max(slots)).min(CHUNK_ELEMENTS_MAX);
         (elements.max(1), slots.min(elements.max(1)))
     }
 
-    fn place_gang(
-        &mut self,
-        job: &Job,
-        line: &Line,
-        candidate: Candidate,
-    ) -> Result<(u64, u64), Tried> {
+    fn place_gang(&mut self, job: &Job, line: &Line, candidate: Candidate) -> Result<(u64, u64), Tried> {
         let replicas = job.body.spec.replicas;
         let mut limited = true;
         for (alternative, demand) in (0..).zip(&line.shape.demands) {
@@ -198,27 +145,12 @@ impl Solver<'_> {
                 continue;
             };
             for (node, ranks) in &parts {
-                let devices: Vec<_> = ranks
-                    .iter()
-                    .flat_map(|hold| hold.gpu_uuids.iter().cloned())
-                    .collect();
+                let devices: Vec<_> = ranks.iter().flat_map(|hold| hold.gpu_uuids.iter().cloned()).collect();
                 let count = ranks.len() as u64;
                 let cpus = demand.milli_cpus.saturating_mul(count);
-                self.free.take(
-                    *node,
-                    cpus,
-                    demand.memory_bytes.saturating_mul(count),
-                    &devices,
-                );
+                self.free.take(*node, cpus, demand.memory_bytes.saturating_mul(count), &devices);
             }
-            self.use_queue(
-                line,
-                Usage {
-                    running: 1,
-                    queued: 0,
-                    gpus,
-                },
-            );
+            self.use_queue(line, Usage { running: 1, queued: 0, gpus });
             self.round.decisions.push(Decision::Gang {
                 job: job.body.id,
                 index: candidate.first,
@@ -229,11 +161,7 @@ impl Solver<'_> {
             });
             return Ok((1, 1));
         }
-        Err(if limited {
-            Tried::Limited
-        } else {
-            Tried::NoRoom
-        })
+        Err(if limited { Tried::Limited } else { Tried::NoRoom })
     }
 
     fn use_queue(&mut self, line: &Line, more: Usage) {
@@ -250,20 +178,10 @@ impl Cursor {
             let record = job.body.records.get(index)?;
             let attempt = record.attempts + 1;
             let prefer = record.checkpoint.as_ref().map(|checkpoint| checkpoint.node);
-            return Some(Candidate {
-                first: *index,
-                run: 1,
-                attempt,
-                prefer,
-            });
+            return Some(Candidate { first: *index, run: 1, attempt, prefer });
         }
         let range = job.body.pending.within(self.next?, Index::MAX).next()?;
-        Some(Candidate {
-            first: range.first,
-            run: range.count(),
-            attempt: 1,
-            prefer: None,
-        })
+        Some(Candidate { first: range.first, run: range.count(), attempt: 1, prefer: None })
     }
 
     fn advance(&mut self, job: &Job, placed: Candidate, elements: u64, slots: u64) {
@@ -275,42 +193,20 @@ impl Cursor {
         self.pending = self.pending.saturating_sub(elements);
         let after = u64::from(placed.first) + elements;
         let after = u32::try_from(after).ok();
-        self.next = after
-            .and_then(|after| job.body.pending.within(after, Index::MAX).next())
-            .map(|range| range.first);
+        self.next = after.and_then(|after| job.body.pending.within(after, Index::MAX).next()).map(|range| range.first);
     }
 }
 
 /// Says which device an alternative means, and why it was taken.
 fn choice(demands: &[Demand], alternative: u32) -> DeviceChoice {
     let Some(demand) = demands.get(alternative as usize) else {
-        return DeviceChoice {
-            gpu: false,
-            code: DeviceCode::OnlyChoice,
-            detail: String::new(),
-        };
+        return DeviceChoice { gpu: false, code: DeviceCode::OnlyChoice, detail: String::new() };
     };
     let gpu = demand.gpus > 0;
     if demands.iter().all(|other| (other.gpus > 0) == gpu) {
-        let detail = if gpu {
-            "the job asks for a GPU"
-        } else {
-            "the job asks for no GPU"
-        };
-        return DeviceChoice {
-            gpu,
-            code: DeviceCode::OnlyChoice,
-            detail: detail.to_owned(),
-        };
+        let detail = if gpu { "the job asks for a GPU" } else { "the job asks for no GPU" };
+        return DeviceChoice { gpu, code: DeviceCode::OnlyChoice, detail: detail.to_owned() };
     }
-    let detail = if gpu {
-        "a GPU was free"
-    } else {
-        "no GPU was free that fits"
-    };
-    DeviceChoice {
-        gpu,
-        code: DeviceCode::DefaultRule,
-        detail: detail.to_owned(),
-    }
+    let detail = if gpu { "a GPU was free" } else { "no GPU was free that fits" };
+    DeviceChoice { gpu, code: DeviceCode::DefaultRule, detail: detail.to_owned() }
 }

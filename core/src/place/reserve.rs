@@ -14,17 +14,8 @@ use crate::state::State;
 use crate::state::index::{Place, Shape};
 
 /// Keeps what is free for `job`, and asks for unstarted elements of later jobs where it lacks cores or memory.
-pub(super) fn reserve(
-    state: &State,
-    free: &mut Free<'_>,
-    round: &mut Round,
-    job: &Job,
-    shape: &Shape,
-) {
-    let Some((demand, nodes)) = shape
-        .demands
-        .iter()
-        .find_map(|demand| Some((demand, choose(free, demand, shape)?)))
+pub(super) fn reserve(state: &State, free: &mut Free<'_>, round: &mut Round, job: &Job, shape: &Shape) {
+    let Some((demand, nodes)) = shape.demands.iter().find_map(|demand| Some((demand, choose(free, demand, shape)?)))
     else {
         return;
     };
@@ -35,13 +26,9 @@ pub(super) fn reserve(
         let ranks = ranks.max(left.ranks(node, demand));
         let milli_cpus = demand.milli_cpus.saturating_mul(ranks);
         let memory_bytes = demand.memory_bytes.saturating_mul(ranks);
-        let short = (
-            left.milli_cpus < milli_cpus,
-            left.memory_bytes < memory_bytes,
-        );
+        let short = (left.milli_cpus < milli_cpus, left.memory_bytes < memory_bytes);
         trim_later(state, round, Place::of(job), id, short);
-        let gpus =
-            usize::try_from(u64::from(demand.gpus).saturating_mul(ranks)).unwrap_or(usize::MAX);
+        let gpus = usize::try_from(u64::from(demand.gpus).saturating_mul(ranks)).unwrap_or(usize::MAX);
         let mut devices = left.devices(node, demand);
         devices.truncate(gpus);
         free.take(id, milli_cpus, memory_bytes, &devices);
@@ -52,26 +39,13 @@ pub(super) fn reserve(
 /// run it even if they were empty.
 fn choose(free: &Free<'_>, demand: &Demand, shape: &Shape) -> Option<Vec<(NodeId, u64)>> {
     let mut nodes: Vec<(u64, u64, NodeId)> = Vec::new();
-    for (node, left) in free
-        .nodes()
-        .filter(|(node, _)| !shape.excluded.contains(&node.body.id))
-    {
+    for (node, left) in free.nodes().filter(|(node, _)| !shape.excluded.contains(&node.body.id)) {
         let inventory = &node.body.inventory;
         let by = |owned: u64, asked: u64| owned.checked_div(asked).unwrap_or(u64::MAX);
-        let offered = inventory
-            .devices
-            .iter()
-            .filter(|device| device.withheld.is_none() && demand.accepts(device));
+        let offered = inventory.devices.iter().filter(|device| device.withheld.is_none() && demand.accepts(device));
         let owned = by(inventory.milli_cpus, demand.milli_cpus)
             .min(by(inventory.memory_bytes, demand.memory_bytes))
-            .min(by(
-                if demand.gpus == 0 {
-                    0
-                } else {
-                    offered.count() as u64
-                },
-                u64::from(demand.gpus),
-            ));
+            .min(by(if demand.gpus == 0 { 0 } else { offered.count() as u64 }, u64::from(demand.gpus)));
         if owned > 0 {
             nodes.push((left.ranks(node, demand), owned, node.body.id));
         }
@@ -92,13 +66,7 @@ fn choose(free: &Free<'_>, demand: &Demand, shape: &Shape) -> Option<Vec<(NodeId
 
 /// Asks leases of later jobs back that hold what is short. (What is not short they may keep: it would be leased again
 /// in the same round.)
-fn trim_later(
-    state: &State,
-    round: &mut Round,
-    ahead: Place,
-    node: NodeId,
-    (cpus, memory): (bool, bool),
-) {
+fn trim_later(state: &State, round: &mut Round, ahead: Place, node: NodeId, (cpus, memory): (bool, bool)) {
     for id in state.index.chunks.get(&node).into_iter().flatten() {
         let Some(lease) = state.leases.get(id) else {
             continue;
@@ -107,10 +75,7 @@ fn trim_later(
             continue;
         };
         if Place::of(job) > ahead && (cpus || (memory && lease.demand.memory_bytes > 0)) {
-            round.decisions.push(Decision::Trim {
-                lease: *id,
-                job: lease.job,
-            });
+            round.decisions.push(Decision::Trim { lease: *id, job: lease.job });
         }
     }
 }

@@ -71,10 +71,7 @@ pub(crate) fn solve(state: &State, now: Time, scratch: bool) -> Round {
         reserved: false,
     };
     let all = scratch || state.index.changes.relaxed;
-    if !all
-        && state.index.changes.lines.is_empty()
-        && state.index.wakes.first().is_none_or(|(at, _)| *at > now)
-    {
+    if !all && state.index.changes.lines.is_empty() && state.index.wakes.first().is_none_or(|(at, _)| *at > now) {
         return solver.round;
     }
     solver.find_heads();
@@ -85,21 +82,11 @@ pub(crate) fn solve(state: &State, now: Time, scratch: bool) -> Round {
 impl<'a> Solver<'a> {
     fn find_heads(&mut self) {
         let state = self.state;
-        let woken = state
-            .index
-            .wakes
-            .iter()
-            .take_while(|(at, _)| *at <= self.now);
+        let woken = state.index.wakes.iter().take_while(|(at, _)| *at <= self.now);
         self.awake = woken.map(|(_, job)| *job).collect();
         for job in self.awake.iter().filter_map(|id| state.jobs.get(id)) {
             if let Some((line, place)) = job.entry_at(self.now).line {
-                self.heads.insert(
-                    place,
-                    Head {
-                        line,
-                        followed: false,
-                    },
-                );
+                self.heads.insert(place, Head { line, followed: false });
             }
         }
         for line in state.index.lines.keys() {
@@ -114,13 +101,7 @@ impl<'a> Solver<'a> {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut rest = places.range((start, Bound::Unbounded));
         if let Some(place) = rest.find(|place| !self.awake.contains(&place.job)) {
-            self.heads.insert(
-                *place,
-                Head {
-                    line: line.clone(),
-                    followed: true,
-                },
-            );
+            self.heads.insert(*place, Head { line: line.clone(), followed: true });
         }
     }
 
@@ -132,14 +113,9 @@ impl<'a> Solver<'a> {
             if self.limited(job, &head.line) {
                 continue;
             }
-            let tried =
-                all || !head.followed || self.state.index.changes.lines.contains(&head.line);
+            let tried = all || !head.followed || self.state.index.changes.lines.contains(&head.line);
             let before = self.round.decisions.len();
-            let outcome = if tried {
-                self.try_job(job, &head.line)
-            } else {
-                Tried::NoRoom
-            };
+            let outcome = if tried { self.try_job(job, &head.line) } else { Tried::NoRoom };
             let ahead = tried && !self.reserved;
             if ahead && (outcome == Tried::NoRoom || self.round.decisions.len() > before) {
                 // What was kept for another before is not any more, or there is less: others must be tried again.
@@ -164,39 +140,27 @@ impl<'a> Solver<'a> {
         }
         self.reserved = true;
         if !self.heads.is_empty() || !self.state.index.chunks.is_empty() {
-            super::reserve::reserve(
-                self.state,
-                &mut self.free,
-                &mut self.round,
-                job,
-                &line.shape,
-            );
+            super::reserve::reserve(self.state, &mut self.free, &mut self.round, job, &line.shape);
         }
     }
 
     /// Says whether no alternative of a job may start for its queue's limits.
     fn limited(&self, job: &Job, line: &Line) -> bool {
         let replicas = u64::from(job.body.spec.replicas);
-        line.shape
-            .demands
-            .iter()
-            .all(|demand| self.room_in_queue(&line.queue, u64::from(demand.gpus) * replicas) == 0)
+        line.shape.demands.iter().all(|demand| self.room_in_queue(&line.queue, u64::from(demand.gpus) * replicas) == 0)
     }
 
     /// Returns how many more elements that hold `gpus` each a queue lets run.
     pub(super) fn room_in_queue(&self, key: &QueueKey, gpus: u64) -> u64 {
         let queue = self.state.queue(key);
         let more = self.used.get(key).copied().unwrap_or_default();
-        let running = queue.limits.running_max.map_or(u64::MAX, |max| {
-            max.saturating_sub(queue.usage.running + more.running)
-        });
+        let running =
+            queue.limits.running_max.map_or(u64::MAX, |max| max.saturating_sub(queue.usage.running + more.running));
         let by_gpus = queue
             .limits
             .gpus_max
             .filter(|_| gpus > 0)
-            .map_or(u64::MAX, |max| {
-                max.saturating_sub(queue.usage.gpus + more.gpus) / gpus
-            });
+            .map_or(u64::MAX, |max| max.saturating_sub(queue.usage.gpus + more.gpus) / gpus);
         running.min(by_gpus)
     }
 

@@ -48,10 +48,7 @@ impl Place {
     pub(crate) fn of(job: &Job) -> Self {
         let submitted = i64::try_from(job.body.submitted_at.0).unwrap_or(i64::MAX);
         let key = submitted.saturating_sub(i64::from(job.body.priority) * AGING_MS);
-        Self {
-            key,
-            job: job.body.id,
-        }
+        Self { key, job: job.body.id }
     }
 }
 
@@ -118,28 +115,11 @@ impl Job {
     /// Returns what the indices must hold for the job at `now`.
     pub(crate) fn entry_at(&self, now: Time) -> Entry {
         let body = &self.body;
-        let queue = QueueKey {
-            tenant: body.tenant.clone(),
-            name: body.queue.clone(),
-        };
-        let usage = Usage {
-            running: self.running,
-            queued: body.pending.len() + self.waiting.len() as u64,
-            gpus: self.gpus,
-        };
-        let mut entry = Entry {
-            line: None,
-            wake: None,
-            usage,
-            queue: Some(queue.clone()),
-        };
-        if body.held
-            || body
-                .after
-                .iter()
-                .any(|after| after.standing != Standing::Met)
-            || usage.queued == 0
-        {
+        let queue = QueueKey { tenant: body.tenant.clone(), name: body.queue.clone() };
+        let usage =
+            Usage { running: self.running, queued: body.pending.len() + self.waiting.len() as u64, gpus: self.gpus };
+        let mut entry = Entry { line: None, wake: None, usage, queue: Some(queue.clone()) };
+        if body.held || body.after.iter().any(|after| after.standing != Standing::Met) || usage.queued == 0 {
             return entry;
         }
         let due = self.waiting.first().map(|(time, _)| *time);
@@ -147,44 +127,24 @@ impl Job {
         entry.wake = expiries.chain(due).filter(|time| *time > now).min();
         let startable = !body.pending.is_empty() || due.is_some_and(|time| time <= now);
         if startable && self.room() > 0 {
-            entry.line = Some((
-                Line {
-                    queue,
-                    shape: self.shape_at(now),
-                },
-                Place::of(self),
-            ));
+            entry.line = Some((Line { queue, shape: self.shape_at(now) }, Place::of(self)));
         }
         entry
     }
 
     /// Returns how many more elements its array's throttle lets run.
     pub(crate) fn room(&self) -> u64 {
-        let max = self
-            .body
-            .spec
-            .array
-            .as_ref()
-            .and_then(|array| array.running_max);
+        let max = self.body.spec.array.as_ref().and_then(|array| array.running_max);
         max.map_or(u64::MAX, |max| u64::from(max).saturating_sub(self.running))
     }
 
     /// Returns what decides where it fits at `now`.
     pub(crate) fn shape_at(&self, now: Time) -> Arc<Shape> {
-        let live = || {
-            self.body
-                .excluded
-                .iter()
-                .filter(|(_, excluded)| excluded.until > now)
-                .map(|(node, _)| *node)
-        };
+        let live = || self.body.excluded.iter().filter(|(_, excluded)| excluded.until > now).map(|(node, _)| *node);
         if live().eq(self.shape.excluded.iter().copied()) {
             return self.shape.clone();
         }
-        Arc::new(Shape {
-            excluded: live().collect(),
-            ..(*self.shape).clone()
-        })
+        Arc::new(Shape { excluded: live().collect(), ..(*self.shape).clone() })
     }
 }
 
@@ -238,11 +198,7 @@ impl State {
                 self.index.changes.relaxed |= !placing;
             }
             if let Some((line, place)) = &new.line {
-                self.index
-                    .lines
-                    .entry(line.clone())
-                    .or_default()
-                    .insert(*place);
+                self.index.lines.entry(line.clone()).or_default().insert(*place);
                 self.index.changes.lines.insert(line.clone());
             }
         }
@@ -278,16 +234,8 @@ impl State {
         let Some(node) = self.nodes.get_mut(&id) else {
             return;
         };
-        node.free_milli_cpus = node
-            .body
-            .inventory
-            .milli_cpus
-            .saturating_sub(node.held_milli_cpus);
-        node.free_memory_bytes = node
-            .body
-            .inventory
-            .memory_bytes
-            .saturating_sub(node.held_memory_bytes);
+        node.free_milli_cpus = node.body.inventory.milli_cpus.saturating_sub(node.held_milli_cpus);
+        node.free_memory_bytes = node.body.inventory.memory_bytes.saturating_sub(node.held_memory_bytes);
         let gpus = u32::try_from(node.free_devices().count()).unwrap_or(u32::MAX);
         let key = (gpus, (node.free_milli_cpus, node.free_memory_bytes, id));
         let new = node.takes_work().then_some(key);

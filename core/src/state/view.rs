@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::id::{Attempt, DeviceId, Index, JobId, NodeId, Rank};
 use crate::job::body::Job;
-use crate::job::record::{
-    ElementRecord, ElementState, EndState, EndedRange, Outcome, RecordStatus, TaskRecord,
-};
+use crate::job::record::{ElementRecord, ElementState, EndState, EndedRange, Outcome, RecordStatus, TaskRecord};
 use crate::lease::{Gang, Lease, new_task};
 use crate::node::Node;
 use crate::ranges::{IndexRange, RangeSet};
@@ -82,39 +80,19 @@ impl State {
             return counts;
         };
         let mut add = |state, count: u64| *counts.entry(state).or_insert(0) += count;
-        let waits = if job.body.held {
-            ElementState::Held
-        } else {
-            ElementState::Pending
-        };
+        let waits = if job.body.held { ElementState::Held } else { ElementState::Pending };
         add(waits, job.entry_waiting());
-        job.ended_counts
-            .iter()
-            .for_each(|(state, count)| add((*state).into(), *count));
-        for lease in job
-            .leases
-            .iter()
-            .filter_map(|lease| self.leases.get(lease))
-            .filter(|lease| lease.gang.is_none())
-        {
-            let revoked = lease
-                .revoke
-                .as_ref()
-                .map(|revoking| revoking.elements.intersection(&lease.live));
+        job.ended_counts.iter().for_each(|(state, count)| add((*state).into(), *count));
+        for lease in job.leases.iter().filter_map(|lease| self.leases.get(lease)).filter(|lease| lease.gang.is_none()) {
+            let revoked = lease.revoke.as_ref().map(|revoking| revoking.elements.intersection(&lease.live));
             let revoked = revoked.unwrap_or_default();
             let mut runs = running_part(lease);
             runs.subtract(&revoked);
             add(ElementState::Completing, revoked.len());
             add(ElementState::Running, runs.len());
-            add(
-                ElementState::Starting,
-                lease.live.len() - revoked.len() - runs.len(),
-            );
+            add(ElementState::Starting, lease.live.len() - revoked.len() - runs.len());
         }
-        for (_, gang) in self
-            .gangs
-            .range((job.body.id, 0)..=(job.body.id, Index::MAX))
-        {
+        for (_, gang) in self.gangs.range((job.body.id, 0)..=(job.body.id, Index::MAX)) {
             add(self.gang_state(gang), 1);
         }
         counts.retain(|_, count| *count > 0);
@@ -129,11 +107,7 @@ impl State {
             return Some(ElementState::Running);
         }
         if job.entry_waiting() > 0 {
-            return Some(if job.body.held {
-                ElementState::Held
-            } else {
-                ElementState::Pending
-            });
+            return Some(if job.body.held { ElementState::Held } else { ElementState::Pending });
         }
         let order = [
             EndState::Failed,
@@ -143,20 +117,11 @@ impl State {
             EndState::Cancelled,
             EndState::Completed,
         ];
-        order
-            .into_iter()
-            .find(|state| job.ended_counts.contains_key(state))
-            .map(ElementState::from)
+        order.into_iter().find(|state| job.ended_counts.contains_key(state)).map(ElementState::from)
     }
 
     /// Returns up to `limit` tasks of a job from `from` on, only of `elements` if given.
-    pub fn tasks(
-        &self,
-        job: JobId,
-        elements: Option<&RangeSet>,
-        from: (Index, Rank),
-        limit: usize,
-    ) -> TaskPage {
+    pub fn tasks(&self, job: JobId, elements: Option<&RangeSet>, from: (Index, Rank), limit: usize) -> TaskPage {
         let mut page = TaskPage::default();
         let Some(job) = self.jobs.get(&job) else {
             return page;
@@ -164,10 +129,7 @@ impl State {
         let all = job.body.spec.elements();
         let chosen = elements.map_or_else(|| all.clone(), |elements| all.intersection(elements));
         let leases = self.live_ranges(job);
-        for index in chosen
-            .within(from.0, Index::MAX)
-            .flat_map(|range| range.first..=range.last)
-        {
+        for index in chosen.within(from.0, Index::MAX).flat_map(|range| range.first..=range.last) {
             let first_rank = if index == from.0 { from.1 } else { 0 };
             for rank in first_rank..job.body.spec.replicas {
                 if page.tasks.len() >= limit {
@@ -183,34 +145,14 @@ impl State {
     /// Returns the live ranges of a job's leases that are no gang's, by first index.
     fn live_ranges(&self, job: &Job) -> BTreeMap<Index, (Index, &Lease)> {
         let mut ranges = BTreeMap::new();
-        for lease in job
-            .leases
-            .iter()
-            .filter_map(|lease| self.leases.get(lease))
-            .filter(|lease| lease.gang.is_none())
-        {
-            ranges.extend(
-                lease
-                    .live
-                    .iter()
-                    .map(|range| (range.first, (range.last, lease))),
-            );
+        for lease in job.leases.iter().filter_map(|lease| self.leases.get(lease)).filter(|lease| lease.gang.is_none()) {
+            ranges.extend(lease.live.iter().map(|range| (range.first, (range.last, lease))));
         }
         ranges
     }
 
-    fn task(
-        &self,
-        job: &Job,
-        leases: &BTreeMap<Index, (Index, &Lease)>,
-        index: Index,
-        rank: Rank,
-    ) -> TaskView {
-        let waits = if job.body.held {
-            ElementState::Held
-        } else {
-            ElementState::Pending
-        };
+    fn task(&self, job: &Job, leases: &BTreeMap<Index, (Index, &Lease)>, index: Index, rank: Rank) -> TaskView {
+        let waits = if job.body.held { ElementState::Held } else { ElementState::Pending };
         let record = job.body.records.get(&index);
         let mut view = TaskView::waiting(index, rank, waits);
         if let Some(record) = record {
@@ -219,22 +161,13 @@ impl State {
             view.ended_alike(&range);
         }
         if let Some(gang) = self.gangs.get(&(job.body.id, index)) {
-            let live = gang
-                .leases
-                .iter()
-                .filter_map(|lease| self.leases.get(lease));
-            let lease = live
-                .filter(|lease| !lease.fenced)
-                .find(|lease| lease.ranks.iter().any(|hold| hold.rank == rank));
+            let live = gang.leases.iter().filter_map(|lease| self.leases.get(lease));
+            let lease =
+                live.filter(|lease| !lease.fenced).find(|lease| lease.ranks.iter().any(|hold| hold.rank == rank));
             let gone = gang.tasks.iter().find(|task| task.rank == rank);
             view.running(self.gang_state(gang), gang.attempt, gang.granted_at);
-            let live = lease.map(|lease| {
-                lease
-                    .tasks
-                    .get(&(index, rank))
-                    .cloned()
-                    .unwrap_or_else(|| new_task(lease, rank))
-            });
+            let live =
+                lease.map(|lease| lease.tasks.get(&(index, rank)).cloned().unwrap_or_else(|| new_task(lease, rank)));
             if let Some(task) = gone.cloned().or(live) {
                 view.reported(&task);
             }
@@ -249,22 +182,13 @@ impl State {
                 ElementState::Starting
             };
             view.running(state, lease.attempt, lease.granted_at);
-            view.reported(
-                &lease
-                    .tasks
-                    .get(&(index, 0))
-                    .cloned()
-                    .unwrap_or_else(|| new_task(lease, 0)),
-            );
+            view.reported(&lease.tasks.get(&(index, 0)).cloned().unwrap_or_else(|| new_task(lease, 0)));
         }
         view
     }
 
     fn gang_state(&self, gang: &Gang) -> ElementState {
-        let live = gang
-            .leases
-            .iter()
-            .filter_map(|lease| self.leases.get(lease));
+        let live = gang.leases.iter().filter_map(|lease| self.leases.get(lease));
         if gang.stopping.is_some() || gang.cancelled {
             ElementState::Completing
         } else if !gang.tasks.is_empty() || live.into_iter().any(|lease| !lease.tasks.is_empty()) {
@@ -276,18 +200,9 @@ impl State {
 
     /// Returns who holds a device of a node.
     pub fn device_holder(&self, node: NodeId, device: &DeviceId) -> Option<Holder> {
-        let lease = self
-            .leases
-            .get(self.nodes.get(&node)?.holders.get(device)?)?;
-        let hold = lease
-            .ranks
-            .iter()
-            .find(|hold| hold.gpu_uuids.contains(device))?;
-        Some(Holder {
-            job: lease.job,
-            index: lease.live.first().unwrap_or(lease.first),
-            rank: hold.rank,
-        })
+        let lease = self.leases.get(self.nodes.get(&node)?.holders.get(device)?)?;
+        let hold = lease.ranks.iter().find(|hold| hold.gpu_uuids.contains(device))?;
+        Some(Holder { job: lease.job, index: lease.live.first().unwrap_or(lease.first), rank: hold.rank })
     }
 
     /// Says whether a placement round at `now` could decide something; the engine calls `place` then.
@@ -302,32 +217,18 @@ impl State {
     pub fn same_as(&self, other: &State) -> bool {
         let job = |a: &Job, b: &Job| {
             let counts = (a.active, a.running, a.gpus) == (b.active, b.running, b.gpus);
-            let sets =
-                a.leases == b.leases && a.waiting == b.waiting && a.ended_counts == b.ended_counts;
+            let sets = a.leases == b.leases && a.waiting == b.waiting && a.ended_counts == b.ended_counts;
             a.body == b.body && counts && sets && a.entry == b.entry
         };
         let node = |a: &Node, b: &Node| {
-            let held = (a.held_milli_cpus, a.held_memory_bytes)
-                == (b.held_milli_cpus, b.held_memory_bytes);
-            a.body == b.body
-                && a.leases == b.leases
-                && a.holders == b.holders
-                && held
-                && a.free_key == b.free_key
+            let held = (a.held_milli_cpus, a.held_memory_bytes) == (b.held_milli_cpus, b.held_memory_bytes);
+            a.body == b.body && a.leases == b.leases && a.holders == b.holders && held && a.free_key == b.free_key
         };
         self.counters == other.counters
             && self.jobs.len() == other.jobs.len()
-            && self
-                .jobs
-                .values()
-                .zip(other.jobs.values())
-                .all(|(a, b)| job(a, b))
+            && self.jobs.values().zip(other.jobs.values()).all(|(a, b)| job(a, b))
             && self.nodes.len() == other.nodes.len()
-            && self
-                .nodes
-                .values()
-                .zip(other.nodes.values())
-                .all(|(a, b)| node(a, b))
+            && self.nodes.values().zip(other.nodes.values()).all(|(a, b)| node(a, b))
             && self.leases == other.leases
             && self.gangs == other.gangs
             && self.queues == other.queues
@@ -341,11 +242,7 @@ impl State {
 /// begun, the first of those that are left, one for each slot.
 fn running_part(lease: &Lease) -> RangeSet {
     if lease.width() == 1 || !lease.begun {
-        return lease
-            .tasks
-            .keys()
-            .map(|(index, _)| IndexRange::one(*index))
-            .collect();
+        return lease.tasks.keys().map(|(index, _)| IndexRange::one(*index)).collect();
     }
     let mut left = lease.running();
     let mut runs = RangeSet::new();
@@ -354,10 +251,7 @@ fn running_part(lease: &Lease) -> RangeSet {
             break;
         }
         let count = range.count().min(left);
-        runs.insert(
-            range.first,
-            range.first + u32::try_from(count - 1).unwrap_or(0),
-        );
+        runs.insert(range.first, range.first + u32::try_from(count - 1).unwrap_or(0));
         left -= count;
     }
     runs
@@ -405,10 +299,7 @@ impl TaskView {
 
     fn ended_attempt(&mut self, record: &ElementRecord) {
         self.attempt = record.attempts;
-        self.checkpoint = record
-            .checkpoint
-            .as_ref()
-            .map(|checkpoint| checkpoint.path.clone());
+        self.checkpoint = record.checkpoint.as_ref().map(|checkpoint| checkpoint.path.clone());
         if let RecordStatus::Ended { state, at } = record.status {
             self.state = state.into();
             self.ended_at = Some(at);
@@ -426,13 +317,7 @@ impl TaskView {
     fn running(&mut self, state: ElementState, attempt: Attempt, leased_at: Time) {
         let (outcome, checkpoint) = (self.outcome, self.checkpoint.take());
         let fresh = TaskView::waiting(self.index, self.rank, state);
-        *self = TaskView {
-            attempt,
-            leased_at: Some(leased_at),
-            outcome,
-            checkpoint,
-            ..fresh
-        };
+        *self = TaskView { attempt, leased_at: Some(leased_at), outcome, checkpoint, ..fresh };
     }
 
     fn reported(&mut self, task: &TaskRecord) {

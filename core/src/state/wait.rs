@@ -36,46 +36,20 @@ impl State {
         let due = job.waiting.iter().take_while(|(at, _)| *at <= now).count() as u64;
         if reasons.is_empty() && pending + due > 0 {
             if job.room() == 0 {
-                let max = job
-                    .body
-                    .spec
-                    .array
-                    .as_ref()
-                    .and_then(|array| array.running_max)
-                    .unwrap_or(0);
+                let max = job.body.spec.array.as_ref().and_then(|array| array.running_max).unwrap_or(0);
                 reasons.push(Reason::ArrayLimit { max });
             } else {
-                reasons.push(
-                    self.queue_reason(job)
-                        .unwrap_or_else(|| self.fit_reason(job, now)),
-                );
+                reasons.push(self.queue_reason(job).unwrap_or_else(|| self.fit_reason(job, now)));
             }
         }
         if let Some((until, _)) = job.waiting.iter().find(|(at, _)| *at > now) {
-            reasons.push(Reason::Backoff {
-                elements: waiting - due,
-                until: *until,
-            });
+            reasons.push(Reason::Backoff { elements: waiting - due, until: *until });
         }
-        if let Some(last) = job
-            .body
-            .excluded
-            .values()
-            .find(|excluded| excluded.until > now)
-            && !reasons
-                .iter()
-                .any(|reason| matches!(reason, Reason::NodeExcluded { .. }))
+        if let Some(last) = job.body.excluded.values().find(|excluded| excluded.until > now)
+            && !reasons.iter().any(|reason| matches!(reason, Reason::NodeExcluded { .. }))
         {
-            let nodes = job
-                .body
-                .excluded
-                .values()
-                .filter(|excluded| excluded.until > now)
-                .count() as u64;
-            reasons.push(Reason::NodeExcluded {
-                nodes,
-                last: last.reason.clone(),
-            });
+            let nodes = job.body.excluded.values().filter(|excluded| excluded.until > now).count() as u64;
+            reasons.push(Reason::NodeExcluded { nodes, last: last.reason.clone() });
         }
         reasons
     }
@@ -84,30 +58,12 @@ impl State {
         let queue = self.queue(job.entry.queue.as_ref()?);
         let used = queue.usage;
         if let Some(max) = queue.limits.running_max.filter(|max| used.running >= *max) {
-            return Some(Reason::QueueLimit {
-                limit: "running_max",
-                max,
-                used: used.running,
-            });
+            return Some(Reason::QueueLimit { limit: "running_max", max, used: used.running });
         }
         let replicas = u64::from(job.body.spec.replicas);
-        let least = job
-            .body
-            .spec
-            .demands
-            .iter()
-            .map(|demand| u64::from(demand.gpus) * replicas)
-            .min()
-            .unwrap_or(0);
-        let max = queue
-            .limits
-            .gpus_max
-            .filter(|max| least > 0 && used.gpus + least > *max)?;
-        Some(Reason::QueueLimit {
-            limit: "gpus_max",
-            max,
-            used: used.gpus,
-        })
+        let least = job.body.spec.demands.iter().map(|demand| u64::from(demand.gpus) * replicas).min().unwrap_or(0);
+        let max = queue.limits.gpus_max.filter(|max| least > 0 && used.gpus + least > *max)?;
+        Some(Reason::QueueLimit { limit: "gpus_max", max, used: used.gpus })
     }
 
     /// Says why the least demanding alternative (the last) finds no room.
@@ -119,11 +75,7 @@ impl State {
         if self.nodes.is_empty() {
             return Reason::NoNodes;
         }
-        let could: Vec<&Node> = self
-            .nodes
-            .values()
-            .filter(|node| owns(node, demand))
-            .collect();
+        let could: Vec<&Node> = self.nodes.values().filter(|node| owns(node, demand)).collect();
         if let Some(reason) = could_not(&could, demand, &shape.excluded, job, now) {
             return reason;
         }
@@ -133,77 +85,40 @@ impl State {
             replicas => gang::pack(&free, demand, &shape.excluded, replicas).is_some(),
         };
         if shape.demands.iter().any(fits) {
-            return self
-                .ahead_of(Place::of(job))
-                .map_or(Reason::NextRound, |ahead| Reason::GangReserved { ahead });
+            return self.ahead_of(Place::of(job)).map_or(Reason::NextRound, |ahead| Reason::GangReserved { ahead });
         }
-        let allowed = could
-            .into_iter()
-            .filter(|node| node.takes_work() && !shape.excluded.contains(&node.body.id));
-        let frees: Vec<(&Node, NodeFree)> =
-            allowed.map(|node| (node, NodeFree::of(node))).collect();
-        let ranks: u64 = frees
-            .iter()
-            .map(|(node, left)| left.ranks(node, demand))
-            .sum();
+        let allowed = could.into_iter().filter(|node| node.takes_work() && !shape.excluded.contains(&node.body.id));
+        let frees: Vec<(&Node, NodeFree)> = allowed.map(|node| (node, NodeFree::of(node))).collect();
+        let ranks: u64 = frees.iter().map(|(node, left)| left.ranks(node, demand)).sum();
         if ranks > 0 {
-            return Reason::InsufficientForGang {
-                ranks: shape.replicas,
-                fit: ranks,
-            };
+            return Reason::InsufficientForGang { ranks: shape.replicas, fit: ranks };
         }
         shortage(&frees, demand)
     }
 
     /// Returns the first job that is ahead in the lines, for which room is kept.
     fn ahead_of(&self, place: Place) -> Option<JobId> {
-        let heads = self
-            .index
-            .lines
-            .values()
-            .filter_map(|places| places.first());
-        heads
-            .min()
-            .filter(|first| **first < place)
-            .map(|first| first.job)
+        let heads = self.index.lines.values().filter_map(|places| places.first());
+        heads.min().filter(|first| **first < place).map(|first| first.job)
     }
 }
 
 /// Says whether an empty node could run a rank.
 fn owns(node: &Node, demand: &Demand) -> bool {
     let inventory = &node.body.inventory;
-    let devices = inventory
-        .devices
-        .iter()
-        .filter(|device| demand.accepts(device))
-        .count();
+    let devices = inventory.devices.iter().filter(|device| demand.accepts(device)).count();
     inventory.milli_cpus >= demand.milli_cpus
         && inventory.memory_bytes >= demand.memory_bytes
         && devices >= demand.gpus as usize
 }
 
 /// Says why none of the nodes that own enough may be used.
-fn could_not(
-    could: &[&Node],
-    demand: &Demand,
-    excluded: &[crate::id::NodeId],
-    job: &Job,
-    now: Time,
-) -> Option<Reason> {
+fn could_not(could: &[&Node], demand: &Demand, excluded: &[crate::id::NodeId], job: &Job, now: Time) -> Option<Reason> {
     if could.is_empty() {
         return Some(match &demand.gpu_model {
-            Some(model) => Reason::NoSuchGpuModel {
-                model: model.clone(),
-            },
-            None if demand.gpus > 0 => Reason::InsufficientGpus {
-                needed: demand.gpus,
-                model: None,
-                free: 0,
-            },
-            None => Reason::InsufficientCpus {
-                needed: demand.milli_cpus,
-                free: 0,
-            },
+            Some(model) => Reason::NoSuchGpuModel { model: model.clone() },
+            None if demand.gpus > 0 => Reason::InsufficientGpus { needed: demand.gpus, model: None, free: 0 },
+            None => Reason::InsufficientCpus { needed: demand.milli_cpus, free: 0 },
         });
     }
     let nodes = could.len() as u64;
@@ -211,67 +126,31 @@ fn could_not(
     if heard.is_empty() {
         return Some(Reason::NodesSilent { nodes });
     }
-    let active: Vec<_> = heard
-        .iter()
-        .filter(|node| node.body.mode == NodeMode::Active)
-        .collect();
+    let active: Vec<_> = heard.iter().filter(|node| node.body.mode == NodeMode::Active).collect();
     if active.is_empty() {
         return Some(Reason::NodesCordoned { nodes });
     }
     if active.iter().all(|node| excluded.contains(&node.body.id)) {
-        let last = job
-            .body
-            .excluded
-            .values()
-            .find(|excluded| excluded.until > now);
-        let last = last
-            .map(|excluded| excluded.reason.clone())
-            .unwrap_or_default();
-        return Some(Reason::NodeExcluded {
-            nodes: active.len() as u64,
-            last,
-        });
+        let last = job.body.excluded.values().find(|excluded| excluded.until > now);
+        let last = last.map(|excluded| excluded.reason.clone()).unwrap_or_default();
+        return Some(Reason::NodeExcluded { nodes: active.len() as u64, last });
     }
     None
 }
 
 /// Names the first amount that is short on every node: cores, then memory where there are cores, then GPUs.
 fn shortage(frees: &[(&Node, NodeFree)], demand: &Demand) -> Reason {
-    let cpus = frees
-        .iter()
-        .map(|(_, left)| left.milli_cpus)
-        .max()
-        .unwrap_or(0);
+    let cpus = frees.iter().map(|(_, left)| left.milli_cpus).max().unwrap_or(0);
     if cpus < demand.milli_cpus {
-        return Reason::InsufficientCpus {
-            needed: demand.milli_cpus,
-            free: cpus,
-        };
+        return Reason::InsufficientCpus { needed: demand.milli_cpus, free: cpus };
     }
-    let with_cpus = || {
-        frees
-            .iter()
-            .filter(|(_, left)| left.milli_cpus >= demand.milli_cpus)
-    };
-    let memory = with_cpus()
-        .map(|(_, left)| left.memory_bytes)
-        .max()
-        .unwrap_or(0);
+    let with_cpus = || frees.iter().filter(|(_, left)| left.milli_cpus >= demand.milli_cpus);
+    let memory = with_cpus().map(|(_, left)| left.memory_bytes).max().unwrap_or(0);
     if memory < demand.memory_bytes {
-        return Reason::InsufficientMemory {
-            needed: demand.memory_bytes,
-            free: memory,
-        };
+        return Reason::InsufficientMemory { needed: demand.memory_bytes, free: memory };
     }
     let with_memory = with_cpus().filter(|(_, left)| left.memory_bytes >= demand.memory_bytes);
-    let gpus = with_memory
-        .map(|(node, left)| left.devices(node, demand).len())
-        .max()
-        .unwrap_or(0);
+    let gpus = with_memory.map(|(node, left)| left.devices(node, demand).len()).max().unwrap_or(0);
     let (needed, model) = (demand.gpus, demand.gpu_model.clone());
-    Reason::InsufficientGpus {
-        needed,
-        model,
-        free: u32::try_from(gpus).unwrap_or(u32::MAX),
-    }
+    Reason::InsufficientGpus { needed, model, free: u32::try_from(gpus).unwrap_or(u32::MAX) }
 }

@@ -32,7 +32,8 @@ fn a_job_is_submitted_leased_started_and_completes() {
         3.000s ended 1[0] attempt 1 Ok then End(Completed)
         3.000s report 2 of n1
             → ack 2 to n1
-    "#]].assert_eq(&w.told());
+    "#]]
+    .assert_eq(&w.told());
     let page = w.state.tasks(job, None, (0, 0), 10);
     expect![[r#"
         TaskPage {
@@ -86,7 +87,8 @@ fn a_job_is_submitted_leased_started_and_completes() {
             ],
             next: None,
         }
-    "#]].assert_debug_eq(&page);
+    "#]]
+    .assert_debug_eq(&page);
     w.replays();
 }
 
@@ -122,7 +124,8 @@ fn a_failing_job_is_retried_with_growing_back_off_until_its_budget_is_used() {
         6.000s ended 1[0] attempt 3 Failed then End(Failed)
         6.000s report 3 of n1
             → ack 3 to n1
-    "#]].assert_eq(&w.told());
+    "#]]
+    .assert_eq(&w.told());
     assert_eq!(w.state.job(job).unwrap().body.exit_code, Some(3));
 }
 
@@ -189,7 +192,8 @@ fn classes_have_their_own_budgets() {
         0.000s ended 1[0] attempt 8 Oom then End(OutOfMemory)
         0.000s report 8 of n1
             → ack 8 to n1
-    "#]].assert_eq(&w.told());
+    "#]]
+    .assert_eq(&w.told());
 }
 
 #[test]
@@ -236,7 +240,10 @@ fn a_pending_job_is_cancelled_at_once_and_a_running_one_when_its_processes_are_g
     w.told();
     w.send(Input::Cancel { job: waits, elements: None });
     w.send(Input::Cancel { job: runs, elements: None });
-    assert_eq!((w.states(waits).as_str(), w.states(runs).as_str()), ("Cancelled {Cancelled: 1}", "Running {Completing: 1}"));
+    assert_eq!(
+        (w.states(waits).as_str(), w.states(runs).as_str()),
+        ("Cancelled {Cancelled: 1}", "Running {Completing: 1}")
+    );
     w.send(Input::Cancel { job: runs, elements: None });
     w.report(1, &[(1, ended_by(0, 0, Cause::Revoked))]);
     assert_eq!(w.states(runs), "Cancelled {Cancelled: 1}");
@@ -250,7 +257,8 @@ fn a_pending_job_is_cancelled_at_once_and_a_running_one_when_its_processes_are_g
         0.000s ended 1[0] attempt 1 Cancelled then End(Cancelled)
         0.000s report 1 of n1
             → ack 1 to n1
-    "#]].assert_eq(&w.told());
+    "#]]
+    .assert_eq(&w.told());
 }
 
 #[test]
@@ -301,7 +309,8 @@ fn ended_elements_are_retried_under_the_next_attempt() {
         0.000s ended 1[1] attempt 2 Ok then End(Completed)
         0.000s report 3 of n1
             → ack 3 to n1
-    "#]].assert_eq(&w.told());
+    "#]]
+    .assert_eq(&w.told());
 }
 
 #[test]
@@ -345,7 +354,8 @@ fn dependencies_start_end_and_cancel_jobs() {
         0.000s round 3 decided 1
         0.000s leased L4 6[0-0] attempt 1 n1 slots 1 alt 0 []
             → grant L4 to n1: 6[0-0] attempt 1
-    "#]].assert_eq(&w.told());
+    "#]]
+    .assert_eq(&w.told());
 }
 
 #[test]

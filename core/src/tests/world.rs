@@ -241,7 +241,15 @@ pub(super) fn gang(replicas: u32, cpus: u64) -> JobDraft {
 }
 
 pub(super) fn exit(cause: Cause, exit_code: Option<i32>) -> Exit {
-    Exit { cause, exit_code, signal: None, detail: String::new(), ran_us: 1_000_000, checkpoint: None, max_rss_bytes: 0 }
+    Exit {
+        cause,
+        exit_code,
+        signal: None,
+        detail: String::new(),
+        ran_us: 1_000_000,
+        checkpoint: None,
+        max_rss_bytes: 0,
+    }
 }
 
 pub(super) fn ended(index: u32, rank: u32, code: i32) -> FactKind {
@@ -262,13 +270,17 @@ pub(super) fn held(lease: u64, phase: Phase) -> HeldLease {
 
 pub(super) fn brief(event: &Event) -> String {
     match event {
-        Event::JobsSubmitted { jobs, .. } => format!("submitted {:?}", jobs.iter().map(|job| job.id.0).collect::<Vec<_>>()),
+        Event::JobsSubmitted { jobs, .. } => {
+            format!("submitted {:?}", jobs.iter().map(|job| job.id.0).collect::<Vec<_>>())
+        }
         Event::JobCancelled { job, elements, cause, .. } => format!("cancelled {job}[{}] {cause:?}", ranges(elements)),
         Event::ElementsRetried { job, elements, .. } => format!("retried {job}[{}]", ranges(elements)),
         Event::RoundDecided { round, decisions, .. } => format!("round {round} decided {decisions}"),
         Event::ChunkLeased { lease, job, first, last, attempt, node, slots, alternative, hold, .. } => {
             let gpus: Vec<&str> = hold.gpu_uuids.iter().map(DeviceId::as_str).collect();
-            format!("leased L{lease} {job}[{first}-{last}] attempt {attempt} n{node} slots {slots} alt {alternative} {gpus:?}")
+            format!(
+                "leased L{lease} {job}[{first}-{last}] attempt {attempt} n{node} slots {slots} alt {alternative} {gpus:?}"
+            )
         }
         Event::GangLeased { job, index, attempt, parts, .. } => {
             let parts: Vec<String> =
@@ -281,7 +293,9 @@ pub(super) fn brief(event: &Event) -> String {
         }
         Event::TaskStarted { lease, job, index, rank, .. } => format!("started L{lease} {job}[{index}].{rank}"),
         Event::ElementsSucceeded { lease, job, first, last, .. } => format!("succeeded L{lease} {job}[{first}-{last}]"),
-        Event::RankEnded { lease, rank, exit, .. } => format!("rank L{lease}.{rank} ended {:?} {:?}", exit.cause, exit.exit_code),
+        Event::RankEnded { lease, rank, exit, .. } => {
+            format!("rank L{lease}.{rank} ended {:?} {:?}", exit.cause, exit.exit_code)
+        }
         Event::GangStopping { job, index, outcome, .. } => format!("gang {job}[{index}] stopping {outcome:?}"),
         Event::AttemptEnded { job, index, attempt, outcome, next, .. } => {
             format!("ended {job}[{index}] attempt {attempt} {outcome:?} then {next:?}")
@@ -289,8 +303,12 @@ pub(super) fn brief(event: &Event) -> String {
         Event::ElementsReturned { lease, job, first, last } => format!("returned L{lease} {job}[{first}-{last}]"),
         Event::LeaseTrimmed { lease, .. } => format!("trimmed L{lease}"),
         Event::LeaseFenced { lease, .. } => format!("fenced L{lease}"),
-        Event::FenceConfirmed { lease, first, last, rank, .. } => format!("fence of L{lease} confirmed {first}-{last} {rank:?}"),
-        Event::NodeExcluded { job, node, until, reason } => format!("job {job} kept from n{node} until {until}: {reason}"),
+        Event::FenceConfirmed { lease, first, last, rank, .. } => {
+            format!("fence of L{lease} confirmed {first}-{last} {rank:?}")
+        }
+        Event::NodeExcluded { job, node, until, reason } => {
+            format!("job {job} kept from n{node} until {until}: {reason}")
+        }
         Event::ReportTaken { node, seq } => format!("report {seq} of n{node}"),
         Event::NodeModeSet { node, mode, .. } => format!("n{node} is {mode:?}"),
         Event::NodeSilenced { node } => format!("n{node} is silent"),
@@ -312,9 +330,14 @@ fn brief_effect(effect: &Effect) -> String {
     match effect {
         Effect::Reply { reply, .. } => format!("reply {reply:?}"),
         Effect::Grant(grant) => {
-            format!("grant L{} to n{}: {}[{}-{}] attempt {}", grant.lease, grant.node, grant.job, grant.first, grant.last, grant.attempt)
+            format!(
+                "grant L{} to n{}: {}[{}-{}] attempt {}",
+                grant.lease, grant.node, grant.job, grant.first, grant.last, grant.attempt
+            )
         }
-        Effect::Start { node, lease, master_addr, master_port } => format!("start L{lease} on n{node} {master_addr}:{master_port}"),
+        Effect::Start { node, lease, master_addr, master_port } => {
+            format!("start L{lease} on n{node} {master_addr}:{master_port}")
+        }
         Effect::Revoke { node, lease, reason, elements } => {
             format!("revoke L{lease} on n{node} {reason:?} [{}]", ranges(elements))
         }

@@ -4,8 +4,8 @@ use crate::event::Event;
 use crate::id::{Index, LeaseId};
 use crate::job::body::Job;
 use crate::job::record::{
-    Cause, Checkpoint, ElementRecord, EndState, Ended, EndedRange, Exit, Next, Outcome,
-    RecordStatus, RetryClass, TaskRecord,
+    Cause, Checkpoint, ElementRecord, EndState, Ended, EndedRange, Exit, Next, Outcome, RecordStatus, RetryClass,
+    TaskRecord,
 };
 use crate::lease::{Lease, new_task};
 use crate::state::State;
@@ -27,54 +27,32 @@ impl State {
             return;
         };
         job.body.started_at.get_or_insert(at);
-        let looked_at = lease.width() == 1
-            && job.body.spec.element_count() <= crate::apply::ends::RECORDS_OF_ALL_MAX;
+        let looked_at = lease.width() == 1 && job.body.spec.element_count() <= crate::apply::ends::RECORDS_OF_ALL_MAX;
         let record = job.body.records.remove(&first);
         match record.or_else(|| looked_at.then(|| super::first_record(attempt))) {
             Some(record) => {
                 let ended = ended_of(lease, first, at, Outcome::Ok, &exit_ok(mean_us), Vec::new());
-                let record = ElementRecord {
-                    last: Some(Box::new(ended)),
-                    ..record
-                };
+                let record = ElementRecord { last: Some(Box::new(ended)), ..record };
                 job.end_record(at, first, record, EndState::Completed);
             }
-            None => job.end_range(
-                first,
-                EndedRange {
-                    attempt,
-                    ..EndedRange::completed(last, node)
-                },
-            ),
+            None => job.end_range(first, EndedRange { attempt, ..EndedRange::completed(last, node) }),
         }
         self.edit_lease(id, |lease| {
             lease.begun = true;
             lease.mean_us = lease.mean_us.max(mean_us);
             lease.live.remove(first, last);
-            lease
-                .tasks
-                .retain(|(index, _), _| *index < first || *index > last);
+            lease.tasks.retain(|(index, _), _| *index < first || *index > last);
         });
         self.settle_job(at, job_id);
         self.reindex(job_id, false);
     }
 
-    pub(in crate::apply) fn elements_returned(
-        &mut self,
-        at: Time,
-        id: LeaseId,
-        first: Index,
-        last: Index,
-    ) {
+    pub(in crate::apply) fn elements_returned(&mut self, at: Time, id: LeaseId, first: Index, last: Index) {
         let Some(lease) = self.leases.get(&id) else {
             return;
         };
         let (job_id, attempt) = (lease.job, lease.attempt);
-        let cancelled = lease
-            .revoke
-            .as_ref()
-            .map(|revoke| revoke.elements.clone())
-            .unwrap_or_default();
+        let cancelled = lease.revoke.as_ref().map(|revoke| revoke.elements.clone()).unwrap_or_default();
         let Some(job) = self.jobs.get_mut(&job_id) else {
             return;
         };
@@ -103,16 +81,7 @@ impl State {
     }
 
     pub(in crate::apply) fn attempt_ended(&mut self, at: Time, event: &Event) {
-        let Event::AttemptEnded {
-            lease: id,
-            job: job_id,
-            index,
-            attempt,
-            outcome,
-            exit,
-            next,
-        } = event
-        else {
+        let Event::AttemptEnded { lease: id, job: job_id, index, attempt, outcome, exit, next } = event else {
             return;
         };
         let gang = self.gangs.remove(&(*job_id, *index));
@@ -124,9 +93,7 @@ impl State {
         let mut alternative = 0;
         let lease = self.leases.get(id);
         if let Some(gang) = gang {
-            self.index
-                .preparing
-                .remove(&(gang.deadline, *job_id, *index));
+            self.index.preparing.remove(&(gang.deadline, *job_id, *index));
             job.active -= 1;
             job.running -= 1;
             self.index.changes.relaxed = true;
@@ -134,11 +101,7 @@ impl State {
             tasks = gang.tasks;
             tasks.sort_by_key(|task| task.rank);
         } else if let Some(lease) = lease {
-            let mut task = lease
-                .tasks
-                .get(&(*index, 0))
-                .cloned()
-                .unwrap_or_else(|| new_task(lease, 0));
+            let mut task = lease.tasks.get(&(*index, 0)).cloned().unwrap_or_else(|| new_task(lease, 0));
             task.exit = Some(exit.clone());
             task.ended_at = Some(at);
             tasks.push(task);
@@ -146,19 +109,9 @@ impl State {
         }
         let node = tasks.first().map(|task| task.node);
         let (attempt, outcome) = (*attempt, *outcome);
-        let ended = Ended {
-            attempt,
-            outcome,
-            alternative,
-            leased_at,
-            ended_at: at,
-            exit: exit.clone(),
-            tasks,
-        };
+        let ended = Ended { attempt, outcome, alternative, leased_at, ended_at: at, exit: exit.clone(), tasks };
         job.conclude(at, *index, ended, *next);
-        if let Some(node) =
-            node.filter(|_| exit.cause == Cause::StartInfra && lease_is_single(lease))
-        {
+        if let Some(node) = node.filter(|_| exit.cause == Cause::StartInfra && lease_is_single(lease)) {
             self.count_infra_start(at, *job_id, node);
         }
         let ran = exit.ran_us.checked_next_power_of_two().unwrap_or(0);
@@ -193,19 +146,8 @@ fn exit_ok(ran_us: u64) -> Exit {
     }
 }
 
-fn ended_of(
-    lease: &Lease,
-    index: Index,
-    at: Time,
-    outcome: Outcome,
-    exit: &Exit,
-    mut tasks: Vec<TaskRecord>,
-) -> Ended {
-    let mut task = lease
-        .tasks
-        .get(&(index, 0))
-        .cloned()
-        .unwrap_or_else(|| new_task(lease, 0));
+fn ended_of(lease: &Lease, index: Index, at: Time, outcome: Outcome, exit: &Exit, mut tasks: Vec<TaskRecord>) -> Ended {
+    let mut task = lease.tasks.get(&(index, 0)).cloned().unwrap_or_else(|| new_task(lease, 0));
     task.exit = Some(exit.clone());
     task.ended_at = Some(at);
     tasks.push(task);
@@ -231,13 +173,7 @@ impl Job {
             && ended.outcome == Outcome::Ok
             && let Some(task) = ended.tasks.first()
         {
-            self.end_range(
-                index,
-                EndedRange {
-                    attempt,
-                    ..EndedRange::completed(index, task.node)
-                },
-            );
+            self.end_range(index, EndedRange { attempt, ..EndedRange::completed(index, task.node) });
             return;
         }
         let mut record = record.unwrap_or_else(|| super::first_record(attempt));
@@ -266,9 +202,6 @@ impl Job {
 fn newest_checkpoint(ended: &Ended) -> Option<Checkpoint> {
     ended.tasks.iter().find_map(|task| {
         let path = task.exit.as_ref()?.checkpoint.clone()?;
-        Some(Checkpoint {
-            node: task.node,
-            path,
-        })
+        Some(Checkpoint { node: task.node, path })
     })
 }
