@@ -83,7 +83,7 @@ fn failed(error: &gangsaw_agent::AgentError, sentence: String) -> Failure {
         AgentError::Folder(FolderError::Io { .. }) => bad_input("bad-state", sentence, "choose another with --state"),
         AgentError::Server(_) => bad_input("bad-server", sentence, "write it as http://127.0.0.1:7461"),
         AgentError::Name(_) => bad_input("bad-name", sentence, "give a name with --node-name"),
-        AgentError::System(_) => failure("system", sentence, "", SOFTWARE),
+        AgentError::System { .. } => failure("system", sentence, "", SOFTWARE),
     }
 }
 
