@@ -162,7 +162,11 @@ impl Scratch<'_> {
         if lease.gang.is_some() || first > last {
             return;
         }
-        let mean_us = mean_us.max(1).checked_next_power_of_two().unwrap_or(u64::MAX);
+        // Elements of an array differ by a power of two at most, so that equal ones stay one record; a job of one
+        // element keeps the exact time, which people read.
+        let alone = self.decider.state.job(lease.job).is_some_and(|job| job.body.spec.element_count() == 1);
+        let coarse = mean_us.max(1).checked_next_power_of_two().unwrap_or(u64::MAX);
+        let mean_us = if alone { mean_us.max(1) } else { coarse };
         let ranges: Vec<_> = lease.live.within(first, last).collect();
         for range in ranges {
             let (first, last) = (range.first, range.last);
