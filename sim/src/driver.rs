@@ -78,7 +78,7 @@ impl World {
             _ => self.ask_nonsense(),
         }
         let pause = self.rng.range(1, 2 * self.work_pause_ms);
-        self.queue.add(self.now + pause, Happening::Work);
+        self.queue.add(self.quiet_until.max(self.now) + pause, Happening::Work);
     }
 
     fn tenant(&mut self) -> Tenant {
