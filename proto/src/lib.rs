@@ -3,15 +3,21 @@
 //! Each module is one boundary; its `.proto` file says who dials, what delivery means and how it evolves. Generated
 //! types stop at the `rpc` modules and codecs of the crates that speak them; `core` never sees them.
 
-/// Defines one boundary's module from its generated file.
+/// Defines one boundary's module from its generated file. A service's generated code also silences lints in ways that
+/// other lints report.
 macro_rules! boundary {
     ($name:ident, $package:literal, $doc:literal) => {
+        boundary!($name, $package, $doc, clippy::allow_attributes, clippy::allow_attributes_without_reason);
+    };
+    ($name:ident, $package:literal, $doc:literal, messages only) => {
+        boundary!($name, $package, $doc,);
+    };
+    ($name:ident, $package:literal, $doc:literal, $($lint:path),*) => {
         #[doc = $doc]
         #[expect(
             missing_docs,
             clippy::all,
-            clippy::allow_attributes,
-            clippy::allow_attributes_without_reason,
+            $($lint,)*
             reason = "generated; the proto file is the documentation"
         )]
         pub mod $name {
@@ -26,8 +32,8 @@ macro_rules! boundary {
 boundary!(jobs, "gangsaw.jobs.v1", "People's programs and the scheduler.");
 boundary!(admin, "gangsaw.admin.v1", "Operators and the scheduler.");
 boundary!(node, "gangsaw.node.v1", "Agents and the scheduler.");
-boundary!(log, "gangsaw.log.v1", "What the scheduler stores.");
-boundary!(supervisor, "gangsaw.supervisor.v1", "Agents and supervisors.");
+boundary!(log, "gangsaw.log.v1", "What the scheduler stores.", messages only);
+boundary!(supervisor, "gangsaw.supervisor.v1", "Agents and supervisors.", messages only);
 
 /// The descriptor set of every boundary, for gRPC reflection and for tests that walk every call.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use super::desk::{self, Desk, View};
 use super::refused::{self, Refused};
 use super::session::{Outbox, Said};
-use super::{Answer, EngineError, Hello, Message, Parts};
+use super::{Answer, EngineError, Hello, Message, Parts, Read};
 use crate::clock::{Clock, boot_ns, wall_ms};
 use crate::disk::DiskGuard;
 use crate::metrics::Metrics;
@@ -74,7 +74,7 @@ struct Batch {
     events: Vec<Event>,
     rows: Vec<Row>,
     leaving: Vec<Leaving>,
-    reads: Vec<Box<dyn FnOnce(&mut View<'_>) + Send>>,
+    reads: Vec<Read>,
     /// Index of each JobsSubmitted among the events, and when its request arrived.
     submits: Vec<(usize, u64)>,
     touched: BTreeSet<JobId>,
