@@ -1,4 +1,3 @@
-#![allow(dead_code)]
 //! The node agent: what a machine offers, what it runs for the scheduler, and what became of it.
 //!
 //! The agent dials the scheduler, holds the leases of its node in core's agent machine, and has the supervisor, a small

@@ -3,6 +3,7 @@
 use gangsaw_core::agent::{Input, Spool, Spooled};
 use gangsaw_core::id::LeaseId;
 use gangsaw_core::input::{FactKind, Phase};
+use gangsaw_core::job::record::{Cause, Exit};
 use gangsaw_proto::supervisor::v1::command::Command;
 use gangsaw_proto::supervisor::v1::notice::Notice;
 use gangsaw_proto::supervisor::v1::stop::Reason;
@@ -158,12 +159,43 @@ impl Driver {
         let seen = self.seen;
         let fresh: Vec<Fact> = facts.into_iter().filter(|fact| fact.seq > seen).collect();
         self.seen = fresh.last().map_or(seen, |fact| fact.seq);
-        adopt::spooled(fresh, |lease, index, rank| {
-            let grant = self.parts.journal.grants.get(&lease)?;
-            let folder =
-                checkpoint::checkpoints_of(&self.parts.launcher.folder, grant.job_id, index, rank, grant.attempt);
-            let (_, path) = checkpoint::complete(&folder).into_iter().next()?;
-            path.to_str().map(str::to_owned)
-        })
+        let mut spooled = adopt::spooled(fresh, |lease, index, rank| self.checkpoint(lease, index, rank));
+        for fact in spooled.iter_mut().map(|spooled| &mut spooled.fact) {
+            if let FactKind::Succeeded { first, mean_us, .. } = fact.kind
+                && self.is_alone(fact.lease.0)
+            {
+                let checkpoint = self.checkpoint(fact.lease.0, first, 0);
+                fact.kind = FactKind::Ended { index: first, rank: 0, exit: success(mean_us, checkpoint) };
+            }
+        }
+        spooled
+    }
+
+    /// Whether a lease is of one element and no gang: its success is told in full, not as a range.
+    fn is_alone(&self, lease: u64) -> bool {
+        let grant = self.parts.journal.grants.get(&lease);
+        grant.is_some_and(|grant| grant.first_index == grant.last_index && !grant.gang)
+    }
+
+    /// The newest complete checkpoint of a task's attempt.
+    fn checkpoint(&self, lease: u64, index: u32, rank: u32) -> Option<String> {
+        let grant = self.parts.journal.grants.get(&lease)?;
+        let agent = &self.parts.launcher.folder;
+        let folder = checkpoint::checkpoints_of(agent, grant.job_id, index, rank, grant.attempt);
+        let (_, path) = checkpoint::complete(&folder).into_iter().next()?;
+        path.to_str().map(str::to_owned)
+    }
+}
+
+/// The end of a task that exited 0 by itself.
+fn success(ran_us: u64, checkpoint: Option<String>) -> Exit {
+    Exit {
+        cause: Cause::Exit,
+        exit_code: Some(0),
+        signal: None,
+        detail: String::new(),
+        ran_us,
+        checkpoint,
+        max_rss_bytes: 0,
     }
 }

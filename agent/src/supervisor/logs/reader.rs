@@ -31,7 +31,7 @@ pub struct LogQuery {
     pub last_index: u32,
     /// `None`: every rank.
     pub rank: Option<u32>,
-    /// Zero: the newest of each element and rank, also when a newer one begins while reading.
+    /// Zero: the newest of each element and rank, also when a newer one begins while reading. `u32::MAX`: every one.
     pub attempt: u32,
     /// `None`: both.
     pub stream: Option<Stream>,
@@ -177,7 +177,7 @@ impl LogReader {
         let (query, tag) = (&self.query, record.tag);
         (query.first_index..=query.last_index).contains(&tag.index)
             && query.rank.is_none_or(|rank| rank == tag.rank)
-            && (query.attempt == 0 || query.attempt == tag.attempt)
+            && (query.attempt == 0 || query.attempt == u32::MAX || query.attempt == tag.attempt)
             && record.wall_ms >= query.since_wall_ms
             && record.flags & FORGOTTEN == 0
     }
