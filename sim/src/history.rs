@@ -41,7 +41,6 @@ struct JobTrack {
     ranks: u32,
     running_max: Option<u32>,
     elements: BTreeMap<Index, Element>,
-    leased: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -57,7 +56,23 @@ struct LeaseTrack {
     devices: Vec<(Rank, DeviceId)>,
     /// Elements (of a gang: the one) that have not left.
     live: u64,
+    /// Elements that run at once.
+    slots: u64,
     fenced: bool,
+}
+
+impl LeaseTrack {
+    fn new(
+        job: JobId,
+        node: NodeId,
+        (first, last): (Index, Index),
+        attempt: Attempt,
+        head: LeaseId,
+        slots: u64,
+    ) -> Self {
+        let live = u64::from(last - first) + 1;
+        Self { job, node, first, last, attempt, head, devices: Vec::new(), live, slots, fenced: false }
+    }
 }
 
 /// What the log says, element by element.
@@ -70,6 +85,8 @@ pub(crate) struct History {
     /// Who holds which device.
     holders: BTreeMap<(NodeId, DeviceId), LeaseId>,
     waiting: u64,
+    /// No lease below it is live.
+    oldest: LeaseId,
 }
 
 type Check = Result<(), String>;
@@ -88,6 +105,11 @@ impl History {
 
     pub(crate) fn jobs_of(&self, tenant: &Tenant, key: &IdempotencyKey) -> Option<&[JobId]> {
         self.keys.get(&(tenant.clone(), key.clone())).map(|(_, jobs)| &jobs[..])
+    }
+
+    /// Returns how many elements have not ended.
+    pub(crate) fn open(&self) -> u64 {
+        self.waiting
     }
 
     /// Says whether every element of every job has ended.
@@ -128,19 +150,21 @@ impl History {
                 self.limits.insert(queue.clone(), *limits);
                 Ok(())
             }
-            Event::ChunkLeased { lease, job, first, last, attempt, node, hold, .. } => {
+            Event::ChunkLeased { lease, job, first, last, attempt, node, slots, hold, .. } => {
                 let holds = std::slice::from_ref(hold);
-                self.leased(*lease, *lease, *job, (*first, *last), *attempt, *node, holds)?;
+                let track = LeaseTrack::new(*job, *node, (*first, *last), *attempt, *lease, u64::from(*slots));
+                self.leased(*lease, track, holds)?;
                 (*first..=*last).try_for_each(|index| self.placed(*lease, *job, index, *attempt))?;
-                self.within_limits(*job)
+                self.within_limits(*job, *lease)
             }
             Event::GangLeased { job, index, attempt, parts, .. } => {
                 let head = parts.first().map_or(LeaseId(0), |part| part.lease);
                 for part in parts {
-                    self.leased(part.lease, head, *job, (*index, *index), *attempt, part.node, &part.ranks)?;
+                    let track = LeaseTrack::new(*job, part.node, (*index, *index), *attempt, head, 1);
+                    self.leased(part.lease, track, &part.ranks)?;
                 }
                 self.placed(head, *job, *index, *attempt)?;
-                self.within_limits(*job)
+                self.within_limits(*job, head)
             }
             Event::LeasePrepared { lease, .. } => self.is_current(*lease, None),
             Event::RankEnded { lease, rank, .. } => {
@@ -209,7 +233,6 @@ impl History {
                 ranks: job.spec.replicas,
                 running_max: job.spec.array.as_ref().and_then(|array| array.running_max),
                 elements,
-                leased: 0,
             };
             let before = self.jobs.insert(job.id, track);
             held(before.is_none(), || format!("job {} was submitted twice", job.id))?;
@@ -225,33 +248,25 @@ impl History {
         held(over, || format!("job {job} was forgotten before it ended"))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "they are the fields of one event")]
-    fn leased(
-        &mut self,
-        lease: LeaseId,
-        head: LeaseId,
-        job: JobId,
-        (first, last): (Index, Index),
-        attempt: Attempt,
-        node: NodeId,
-        holds: &[RankHold],
-    ) -> Check {
-        let devices: Vec<(Rank, DeviceId)> =
-            holds.iter().flat_map(|hold| hold.gpu_uuids.iter().map(|device| (hold.rank, device.clone()))).collect();
-        for (_, device) in &devices {
-            let before = self.holders.insert((node, device.clone()), lease);
-            held(before.is_none(), || format!("lease {lease} got {device}, which {before:?} holds"))?;
+    fn leased(&mut self, lease: LeaseId, mut track: LeaseTrack, holds: &[RankHold]) -> Check {
+        for hold in holds {
+            for device in &hold.gpu_uuids {
+                let before = self.holders.insert((track.node, device.clone()), lease);
+                held(before.is_none(), || format!("lease {lease} got {device}, which {before:?} holds"))?;
+                track.devices.push((hold.rank, device.clone()));
+            }
         }
-        let live = u64::from(last - first) + 1;
-        let track = LeaseTrack { job, node, first, last, attempt, head, devices, live, fenced: false };
         let before = self.leases.insert(lease, track);
+        let over = |(_, track): (&LeaseId, &LeaseTrack)| track.live == 0;
+        while self.leases.range(self.oldest..).next().is_some_and(over) {
+            self.oldest.0 += 1;
+        }
         held(before.is_none(), || format!("lease {lease} was granted twice"))
     }
 
     /// An element came under a lease.
     fn placed(&mut self, lease: LeaseId, job: JobId, index: Index, attempt: Attempt) -> Check {
         let track = self.jobs.get_mut(&job).ok_or_else(|| format!("job {job} was leased and never submitted"))?;
-        track.leased += 1;
         let element =
             track.elements.get_mut(&index).ok_or_else(|| format!("{job}[{index}] was leased and is not of the job"))?;
         let waits = element.stand == Stand::Waits && !element.cancelled;
@@ -264,17 +279,28 @@ impl History {
     }
 
     /// No lease may be granted over a limit.
-    fn within_limits(&self, job: JobId) -> Check {
+    fn within_limits(&self, job: JobId, lease: LeaseId) -> Check {
         let Some(track) = self.jobs.get(&job) else { return Ok(()) };
-        let fits = track.running_max.is_none_or(|most| track.leased <= u64::from(most));
-        held(fits, || format!("job {job} runs {} elements and may run {:?}", track.leased, track.running_max))?;
+        let mut of_job = 0;
+        let mut of_queue = 0;
+        for lease in self.leases.range(self.oldest..).map(|(id, lease)| (lease.head == *id, lease)) {
+            let (true, lease) = lease else { continue };
+            if lease.fenced || lease.live == 0 {
+                continue;
+            }
+            let runs = lease.live.min(lease.slots);
+            of_job += if lease.job == job { runs } else { 0 };
+            let in_queue = self.jobs.get(&lease.job).is_some_and(|other| other.queue == track.queue);
+            of_queue += if in_queue { runs } else { 0 };
+        }
+        let fits = track.running_max.is_none_or(|most| of_job <= u64::from(most));
+        held(fits, || format!("job {job} runs {of_job} elements and may run {:?}", track.running_max))?;
         let Some(limits) = self.limits.get(&track.queue) else { return Ok(()) };
         if let Some(most) = limits.running_max {
-            let leased: u64 =
-                self.jobs.values().filter(|other| other.queue == track.queue).map(|other| other.leased).sum();
-            held(leased <= most, || format!("queue {:?} runs {leased} elements and may run {most}", track.queue))?;
+            held(of_queue <= most, || format!("queue {:?} runs {of_queue} elements and may run {most}", track.queue))?;
         }
-        if let Some(most) = limits.gpus_max {
+        let takes_gpus = self.leases.get(&lease).is_some_and(|track| !track.devices.is_empty());
+        if let Some(most) = limits.gpus_max.filter(|_| takes_gpus) {
             let of_queue = |lease: &&LeaseId| {
                 let job = self.leases.get(lease).and_then(|lease| self.jobs.get(&lease.job));
                 job.is_some_and(|job| job.queue == track.queue)
@@ -323,10 +349,7 @@ impl History {
     }
 
     /// An element leaves its lease. A fenced lease holds what it holds until that is confirmed.
-    fn leaves(&mut self, job: JobId, lease: LeaseId) {
-        if let Some(track) = self.jobs.get_mut(&job) {
-            track.leased = track.leased.saturating_sub(1);
-        }
+    fn leaves(&mut self, lease: LeaseId) {
         let Some(track) = self.leases.get_mut(&lease).filter(|track| !track.fenced) else { return };
         track.live = track.live.saturating_sub(1);
         if track.live == 0 {
@@ -376,7 +399,7 @@ impl History {
         element.ended = attempt;
         let well = truth.went_well((job, index, 0, attempt));
         held(well, || format!("{job}[{index}] COMPLETED in attempt {attempt} without an exit 0"))?;
-        self.leaves(job, lease);
+        self.leaves(lease);
         self.ends(job, index)
     }
 
@@ -409,7 +432,7 @@ impl History {
             let well = (0..ranks).all(|rank| truth.went_well((job, index, rank, attempt)));
             held(well, || format!("{job}[{index}] ended ok in attempt {attempt} without an exit 0 of every rank"))?;
         }
-        self.leaves(job, lease);
+        self.leaves(lease);
         match next {
             Next::Retry { .. } => {
                 self.element(job, index)?.stand = Stand::Waits;
@@ -424,7 +447,7 @@ impl History {
         let element = self.element(job, index)?;
         element.stand = Stand::Waits;
         let cancelled = element.cancelled;
-        self.leaves(job, lease);
+        self.leaves(lease);
         if cancelled { self.ends(job, index) } else { Ok(()) }
     }
 }
