@@ -416,14 +416,15 @@ impl History {
     ) -> Check {
         let track = self.leases.get(&lease).ok_or_else(|| format!("lease {lease} was never granted"))?;
         let (head, fenced) = (track.head, track.fenced);
+        let ranks = self.jobs.get(&job).map_or(0, |track| track.ranks);
+        // A gang may have been stopped for another reason before one of its leases was fenced.
         let by_fence = match outcome {
             Outcome::Fenced | Outcome::Infra | Outcome::Cancelled => true,
             Outcome::Ok | Outcome::Failed | Outcome::Oom | Outcome::Timeout | Outcome::Preempted => false,
         };
-        held(!fenced || by_fence, || {
+        held(!fenced || by_fence || ranks > 1, || {
             format!("{job}[{index}] ended {outcome:?} under a fenced lease")
         })?;
-        let ranks = self.jobs.get(&job).map_or(0, |track| track.ranks);
         let element = self.element(job, index)?;
         let current = element.stand == Stand::Leased(head) && element.attempt == attempt;
         held(current, || format!("{job}[{index}] ended attempt {attempt} of lease {lease} and stands {element:?}"))?;
