@@ -279,7 +279,7 @@ impl World {
         if !durable {
             return self.fail(format!("{jobs:?} were acknowledged and are not in the log"));
         }
-        if self.history.jobs_of(tenant, &submit.key) != Some(jobs) {
+        if !self.history.submitted_as(tenant, &submit.key, jobs) {
             return self.fail(format!("key {} stands for {jobs:?} and the log says otherwise", submit.key));
         }
         for (job, spec) in jobs.iter().zip(&submit.jobs) {
