@@ -1,1 +1,29 @@
-//! gangsaw-scheduler.
+//! The scheduler: DO, centrally. Engine loop, store, RPC, HTTP.
+//!
+//! It performs what `gangsaw_core` decides and decides nothing itself. One engine thread drains inputs, asks the core,
+//! appends once, and only then answers; around it are the tasks that speak gRPC to people and nodes.
+//!
+//! Invariants:
+//! - Durable before visible: no reply and no grant leaves before its events are on disk.
+//! - Everything is bounded: full means RESOURCE_EXHAUSTED with a hint, never a hang.
+
+mod clock;
+mod config;
+mod disk;
+mod engine;
+mod http;
+mod logs;
+mod metrics;
+mod rpc;
+mod serve;
+mod store;
+mod token;
+mod wire;
+
+pub use config::{Config, Ready, ServeError};
+pub use engine::EngineError;
+pub use serve::serve;
+pub use store::fail::{FailAt, FailMoment};
+pub use store::read_log;
+pub use store::sqlite::{AppendError, OpenError};
+pub use token::{Token, credentials_folder};

@@ -50,7 +50,7 @@ const ARROWS: [(&str, &[&str]); 10] = [
 const LIBRARIES: [(&str, &[&str]); 3] = [
     ("gangsaw-core", &["thiserror"]),
     ("gangsaw-proto", &["prost", "prost-types", "tonic", "tonic-prost"]),
-    ("gangsaw-kernels", &["cudarc"]),
+    ("gangsaw-kernels", &["cudarc", "thiserror"]),
 ];
 
 /// Returns every arrow that is not drawn, and every crate that is not in the table.

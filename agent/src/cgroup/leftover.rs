@@ -1,0 +1,38 @@
+//! Cleans slot folders whose supervisor is dead.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::slot::kill_each;
+
+/// The slot folders below one of our folders.
+pub(crate) fn slots(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let is_slot = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("slot-"));
+    entries.filter_map(Result::ok).map(|entry| entry.path()).filter(is_slot).collect()
+}
+
+/// Kills what is in the slots of `folder` and returns how many processes it found. The folder's name is checked: a
+/// damaged list must not make us empty somebody else's cgroup.
+pub(crate) fn kill(folder: &Path) -> usize {
+    if !folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with("gangsaw-")) {
+        return 0;
+    }
+    let mut found = 0;
+    for slot in slots(folder) {
+        found += fs::read_to_string(slot.join("cgroup.procs")).map_or(0, |pids| pids.lines().count());
+        if slot.join("cgroup.kill").exists() {
+            let _ = fs::write(slot.join("cgroup.kill"), "1");
+        }
+        kill_each(&slot);
+    }
+    found
+}
+
+/// Removes the slots of `folder` and the folder.
+pub(crate) fn remove(folder: &Path) {
+    for slot in slots(folder) {
+        let _ = fs::remove_dir(slot);
+    }
+    let _ = fs::remove_dir(folder);
+}

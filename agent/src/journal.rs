@@ -1,0 +1,182 @@
+//! The grants this agent holds, kept in a file so that its next start can name what the supervisor still runs.
+//!
+//! Each grant is appended before the supervisor hears of it and struck out when the scheduler has all of it. A plain
+//! write is enough: it must survive the agent, not the kernel, for a new boot ends every process anyway. The task
+//! itself (command, environment) is left out: it was handed to the supervisor.
+//!
+//! Invariants: a torn end is cut off; the file is rewritten when most of it is struck out.
+//!
+//! Elsewhere: what the supervisor holds is in its own spool.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use gangsaw_proto::node::v1::{Grant, TaskSpec};
+use prost::Message as _;
+
+/// The file is rewritten when it is longer than this and at most a quarter of its records live.
+const REWRITE_BYTES: usize = 256 * 1024;
+
+/// The file, open at its end, and what lives in it.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    path: PathBuf,
+    file: File,
+    bytes: usize,
+    records: usize,
+    /// Grants that are not struck out, by lease id.
+    pub(crate) grants: BTreeMap<u64, Grant>,
+}
+
+impl Journal {
+    /// Reads the file. With `fresh` nothing of before counts.
+    pub(crate) fn open(path: &Path, fresh: bool) -> io::Result<Journal> {
+        let bytes = match fs::read(path) {
+            Ok(_) if fresh => Vec::new(),
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let grants = decode(&bytes);
+        let file = append_to(path)?;
+        let mut journal = Journal { path: path.to_owned(), file, bytes: 0, records: 0, grants };
+        journal.rewrite()?;
+        Ok(journal)
+    }
+
+    /// Appends a grant.
+    pub(crate) fn add(&mut self, grant: &Grant) -> io::Result<()> {
+        let lean = lean(grant);
+        let result = self.append(&lean);
+        self.grants.insert(lean.lease_id, lean);
+        result
+    }
+
+    /// Strikes a lease out.
+    pub(crate) fn strike(&mut self, lease: u64) -> io::Result<()> {
+        if self.grants.remove(&lease).is_none() {
+            return Ok(());
+        }
+        self.append(&Grant { lease_id: lease, ..Grant::default() })?;
+        if self.bytes > REWRITE_BYTES && self.records > 4 * self.grants.len() {
+            self.rewrite()?;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, record: &Grant) -> io::Result<()> {
+        let bytes = record.encode_length_delimited_to_vec();
+        self.file.write_all(&bytes)?;
+        self.bytes += bytes.len();
+        self.records += 1;
+        Ok(())
+    }
+
+    fn rewrite(&mut self) -> io::Result<()> {
+        let bytes: Vec<u8> = self.grants.values().flat_map(|grant| grant.encode_length_delimited_to_vec()).collect();
+        let new = self.path.with_extension("new");
+        fs::write(&new, &bytes)?;
+        fs::rename(&new, &self.path)?;
+        self.file = append_to(&self.path)?;
+        (self.bytes, self.records) = (bytes.len(), self.grants.len());
+        Ok(())
+    }
+}
+
+/// Reads the grants of a journal that somebody else may be writing. Nothing when there is none.
+pub(crate) fn peek(path: &Path) -> io::Result<BTreeMap<u64, Grant>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(decode(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The grants that are not struck out, up to a torn end.
+fn decode(mut bytes: &[u8]) -> BTreeMap<u64, Grant> {
+    let mut grants = BTreeMap::new();
+    while let Ok(grant) = Grant::decode_length_delimited(&mut bytes) {
+        if struck(&grant) {
+            grants.remove(&grant.lease_id);
+        } else {
+            grants.insert(grant.lease_id, grant);
+        }
+    }
+    grants
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+/// A record without an attempt strikes its lease out: attempts count from 1.
+fn struck(record: &Grant) -> bool {
+    record.attempt == 0
+}
+
+/// What of a grant is needed after the supervisor has it.
+fn lean(grant: &Grant) -> Grant {
+    let task = grant.task.as_ref().map(|task| TaskSpec {
+        grace_ms: task.grace_ms,
+        stop_after_ms: task.stop_after_ms,
+        ..TaskSpec::default()
+    });
+    Grant { task, attempt: grant.attempt.max(1), ..grant.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    //! What is appended comes back, also after a torn end.
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use super::*;
+
+    fn grant(lease: u64) -> Grant {
+        let env = [("A".to_owned(), "x".repeat(1000))].into();
+        let task = TaskSpec { grace_ms: 7, env, ..TaskSpec::default() };
+        Grant { lease_id: lease, attempt: 1, last_index: 3, task: Some(task), ..Grant::default() }
+    }
+
+    fn path(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("gangsaw-journal-{}-{name}", std::process::id()))
+    }
+
+    #[test]
+    fn grants_come_back_without_their_task_and_struck_ones_do_not() {
+        let path = path("back");
+        let mut journal = Journal::open(&path, false).unwrap();
+        for lease in 1..=3 {
+            journal.add(&grant(lease)).unwrap();
+        }
+        journal.strike(2).unwrap();
+        drop(journal);
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(&[200, 3, 1, 1]).unwrap();
+        let journal = Journal::open(&path, false).unwrap();
+        assert_eq!(journal.grants.keys().copied().collect::<Vec<_>>(), [1, 3]);
+        let task = journal.grants[&3].task.clone().unwrap();
+        assert_eq!((task.grace_ms, task.env.len()), (7, 0));
+        drop(journal);
+        assert_eq!(Journal::open(&path, true).unwrap().grants.len(), 0);
+        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn file_stays_small_over_many_grants() {
+        let path = path("small");
+        let mut journal = Journal::open(&path, false).unwrap();
+        for lease in 1..=50_000 {
+            journal.add(&grant(lease)).unwrap();
+            if lease > 10 {
+                journal.strike(lease - 10).unwrap();
+            }
+        }
+        assert!(fs::metadata(&path).unwrap().len() < 2 * REWRITE_BYTES as u64);
+        let live: Vec<u64> = peek(&path).unwrap().keys().copied().collect();
+        assert_eq!(live, (49_991..=50_000).collect::<Vec<_>>());
+        fs::remove_file(&path).unwrap();
+    }
+}

@@ -1,0 +1,212 @@
+//! Answers the scheduler's questions about logs, on a stream beside the control stream.
+//!
+//! Each question gets a thread that reads the supervisor's log files, because files block; a question that follows
+//! waits there for new bytes. The scheduler may ask [`QUERIES_MAX`] at once.
+//!
+//! Invariants:
+//! - Every question is answered by data in the order it was written and then one `end`.
+//! - `cancel` sends what is there already before the `end`: what a task printed before its end is not lost.
+//! - A slow scheduler slows the reading threads, never the tasks.
+//!
+//! Elsewhere: the files are the supervisor's (`supervisor::logs`).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use gangsaw_proto::node::v1::node_service_client::NodeServiceClient;
+use gangsaw_proto::node::v1::{ServeLogsRequest, ServeLogsResponse};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+use tracing::{debug, warn};
+
+use crate::supervisor::logs::{LogChunk, LogQuery, LogReader, Stream, forget_attempts};
+
+/// Questions that are answered at the same time.
+const QUERIES_MAX: usize = 64;
+/// Pieces of at most 64 KiB that wait for the network, all questions together.
+const PIECES_MAX: usize = 16;
+/// How long a follower waits for bytes before it looks whether it was cancelled.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+const REDIAL: Duration = Duration::from_millis(500);
+const STREAM_STDOUT: u32 = 1;
+const STREAM_STDERR: u32 = 2;
+
+/// A connection to the scheduler and the header that its calls carry.
+#[derive(Clone)]
+pub(crate) struct Line {
+    pub(crate) channel: Channel,
+    pub(crate) authorization: Option<MetadataValue<Ascii>>,
+}
+
+/// Serves logs on every connection that `line` brings, until `stop`.
+pub(crate) async fn serve(
+    state: PathBuf,
+    node_name: String,
+    mut line: watch::Receiver<Option<Line>>,
+    stop: CancellationToken,
+) {
+    loop {
+        let current = line.borrow_and_update().clone();
+        let served = async {
+            match current {
+                None => std::future::pending().await,
+                Some(line) => match serve_once(&state, &node_name, line).await {
+                    Ok(()) => sleep(REDIAL).await,
+                    Err(status) => {
+                        debug!(%status, "the log stream ended");
+                        sleep(REDIAL).await;
+                    }
+                },
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = line.changed() => if changed.is_err() { return },
+            () = served => {}
+        }
+    }
+}
+
+async fn serve_once(state: &Path, node_name: &str, line: Line) -> Result<(), Status> {
+    let (pieces, waiting) = mpsc::channel(PIECES_MAX);
+    let hello = ServeLogsRequest { node_name: node_name.to_owned(), ..ServeLogsRequest::default() };
+    // The channel is empty, so the first message fits.
+    let _ = pieces.try_send(hello);
+    let mut request = Request::new(ReceiverStream::new(waiting));
+    if let Some(value) = line.authorization {
+        request.metadata_mut().insert("authorization", value);
+    }
+    let mut questions = NodeServiceClient::new(line.channel).serve_logs(request).await?.into_inner();
+    let mut answering = Answering { state: state.to_owned(), pieces, running: BTreeMap::new(), threads: JoinSet::new() };
+    while let Some(question) = questions.message().await? {
+        answering.take(question);
+    }
+    Ok(())
+}
+
+/// The questions of one stream that are being answered. Dropping it cancels them.
+struct Answering {
+    state: PathBuf,
+    pieces: mpsc::Sender<ServeLogsRequest>,
+    running: BTreeMap<u64, Arc<AtomicBool>>,
+    threads: JoinSet<()>,
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        for cancelled in self.running.values() {
+            cancelled.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Answering {
+    fn take(&mut self, question: ServeLogsResponse) {
+        if question.copied {
+            let state = self.state.clone();
+            self.threads.spawn_blocking(move || drop_copied(&state, &question));
+            return;
+        }
+        while self.threads.try_join_next().is_some() {}
+        // A thread that has answered holds its flag no more.
+        self.running.retain(|_, cancelled| Arc::strong_count(cancelled) > 1);
+        if question.cancel {
+            if let Some(cancelled) = self.running.get(&question.query_id) {
+                cancelled.store(true, Ordering::Relaxed);
+            }
+            return;
+        }
+        let pieces = self.pieces.clone();
+        let id = question.query_id;
+        if self.running.len() >= QUERIES_MAX {
+            let refusal = end(id, "this node answers too many log queries already");
+            self.threads.spawn(async move { drop(pieces.send(refusal).await) });
+            return;
+        }
+        let cancelled = Arc::new(AtomicBool::new(false));
+        self.running.insert(id, Arc::clone(&cancelled));
+        let state = self.state.clone();
+        self.threads.spawn_blocking(move || {
+            let error = answer(&state, &question, &pieces, &cancelled).err();
+            // Nobody to tell means that the stream is gone.
+            let _ = pieces.blocking_send(end(id, &error.map(|error| error.to_string()).unwrap_or_default()));
+        });
+    }
+}
+
+fn end(query_id: u64, error: &str) -> ServeLogsRequest {
+    ServeLogsRequest { query_id, end: true, error: error.to_owned(), ..ServeLogsRequest::default() }
+}
+
+/// Reads until there is no more, or until a follower is cancelled.
+fn answer(
+    state: &Path,
+    question: &ServeLogsResponse,
+    pieces: &mpsc::Sender<ServeLogsRequest>,
+    cancelled: &AtomicBool,
+) -> std::io::Result<()> {
+    let mut reader = LogReader::open(
+        state,
+        LogQuery {
+            job_id: question.job_id,
+            first_index: question.first_index,
+            last_index: question.last_index,
+            rank: question.rank,
+            attempt: question.attempt,
+            stream: match question.stream {
+                STREAM_STDOUT => Some(Stream::Stdout),
+                STREAM_STDERR => Some(Stream::Stderr),
+                _ => None,
+            },
+            tail_lines: question.tail_lines,
+            since_wall_ms: question.since_wall_ms,
+        },
+    )?;
+    loop {
+        // Looked at before reading: what was written before the cancel is read after it.
+        let last_round = !question.follow || cancelled.load(Ordering::Relaxed);
+        while let Some(chunk) = reader.next()? {
+            if pieces.blocking_send(piece(question.query_id, chunk)).is_err() {
+                return Ok(());
+            }
+        }
+        if last_round || pieces.is_closed() {
+            return Ok(());
+        }
+        reader.wait(LOOK_EVERY)?;
+    }
+}
+
+fn piece(query_id: u64, chunk: LogChunk) -> ServeLogsRequest {
+    ServeLogsRequest {
+        query_id,
+        index: chunk.index,
+        rank: chunk.rank,
+        attempt: chunk.attempt,
+        stream: match chunk.stream {
+            Stream::Stdout => STREAM_STDOUT,
+            Stream::Stderr => STREAM_STDERR,
+        },
+        data: chunk.data,
+        dropped_bytes: chunk.dropped_bytes,
+        wall_ms: chunk.wall_ms,
+        ..ServeLogsRequest::default()
+    }
+}
+
+/// The scheduler has these attempts' logs: their bytes go back to the file system.
+fn drop_copied(state: &Path, question: &ServeLogsResponse) {
+    let (first, last) = (question.first_index, question.last_index);
+    if let Err(error) = forget_attempts(state, question.job_id, first, last, question.attempt) {
+        warn!(job = question.job_id, %error, "copied logs could not be dropped");
+    }
+}

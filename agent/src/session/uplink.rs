@@ -1,0 +1,246 @@
+//! The control stream to the scheduler: dialled, held, and dialled again.
+//!
+//! [`Uplink::next`] is a state machine of its own: wait, connect, attach, read. The driver polls it beside everything
+//! else, so a message goes from the socket to the agent's machine without another task between.
+//!
+//! Invariants:
+//! - `Connected` comes before the stream is opened, and what the driver queues then (the Hello) is its first message.
+//! - After `Closed` nothing of that stream comes any more.
+//! - Pauses between dials grow, with jitter, to 1 s on loopback and 30 s elsewhere; a Welcome resets them.
+//! - `next` may be cancelled at any point and loses nothing.
+//!
+//! Elsewhere: the token is `token`; what is said is `driver`.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use gangsaw_proto::node::v1::node_service_client::NodeServiceClient;
+use gangsaw_proto::node::v1::{AttachRequest, AttachResponse};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status, Streaming};
+use tracing::{debug, warn};
+
+use super::token::{self, Server};
+
+/// Messages that wait for the network. Heartbeats, one report and progress fit many times.
+pub(crate) const OUTBOX_MAX: usize = 256;
+/// Largest message either way; a report of 1,000 facts stays far below it.
+const MESSAGE_MAX_BYTES: usize = 16 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// From the Hello to the Welcome.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(15);
+/// A peer that answers no ping for the second of these is gone.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// First pause and longest pause, on loopback and elsewhere.
+const PAUSE_LOOPBACK: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
+const PAUSE_REMOTE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+
+/// What happened on the uplink.
+pub(crate) enum UplinkEvent {
+    /// A connection is there. Say Hello on this channel now.
+    Connected(mpsc::Sender<AttachRequest>),
+    /// The scheduler said something.
+    Message(AttachResponse),
+    /// The stream is gone.
+    Closed,
+}
+
+enum State {
+    Waiting(Instant),
+    Connecting(BoxFuture<'static, Result<Channel, String>>),
+    Attaching(BoxFuture<'static, Result<Streaming<AttachResponse>, Status>>),
+    Open(Box<Streaming<AttachResponse>>),
+}
+
+/// The stream, or the way to it.
+pub(crate) struct Uplink {
+    server: Server,
+    token: Option<String>,
+    state: State,
+    pause: Duration,
+    channel: Option<Channel>,
+    /// When the Welcome must be there.
+    welcome_by: Option<Instant>,
+    /// The last failure that was logged as a warning, so that the same one is not repeated for ever.
+    warned: String,
+}
+
+impl Uplink {
+    /// Dials `server` at the first call of `next`. `token` replaces the credentials file.
+    pub(crate) fn new(server: Server, token: Option<String>) -> Uplink {
+        let pause = pauses(&server).0;
+        let state = State::Waiting(Instant::now());
+        Uplink { server, token, state, pause, channel: None, welcome_by: None, warned: String::new() }
+    }
+
+    /// The connection, for a second stream beside this one.
+    pub(crate) fn channel(&self) -> Option<Channel> {
+        self.channel.clone()
+    }
+
+    /// The header that every call carries, if there is a token.
+    pub(crate) fn authorization(&self) -> Option<MetadataValue<tonic::metadata::Ascii>> {
+        authorization(self.token.as_deref(), &self.server)
+    }
+
+    /// The scheduler took the Hello: the next failure begins with short pauses again.
+    pub(crate) fn welcomed(&mut self) {
+        self.pause = pauses(&self.server).0;
+        self.welcome_by = None;
+        self.warned.clear();
+    }
+
+    /// Drops the stream; the next `next` dials again after a pause.
+    pub(crate) fn hang_up(&mut self) {
+        self.fail("hung up");
+    }
+
+    /// Returns the next thing that happens.
+    pub(crate) async fn next(&mut self) -> UplinkEvent {
+        loop {
+            let welcome_by = self.welcome_by;
+            match &mut self.state {
+                State::Waiting(until) => {
+                    sleep_until(*until).await;
+                    self.state = State::Connecting(Box::pin(connect(self.server.clone())));
+                }
+                State::Connecting(connecting) => match connecting.await {
+                    Ok(channel) => return UplinkEvent::Connected(self.attach(channel)),
+                    Err(error) => self.fail(&error),
+                },
+                State::Attaching(attaching) => match before(welcome_by, attaching).await {
+                    Some(Ok(stream)) => self.state = State::Open(Box::new(stream)),
+                    Some(Err(status)) => return self.closed(&said(&status)),
+                    None => return self.closed("no welcome in time"),
+                },
+                State::Open(stream) => match before(welcome_by, stream.message()).await {
+                    Some(Ok(Some(message))) => return UplinkEvent::Message(message),
+                    Some(Ok(None)) => return self.closed("the scheduler closed the stream"),
+                    Some(Err(status)) => return self.closed(&said(&status)),
+                    None => return self.closed("no welcome in time"),
+                },
+            }
+        }
+    }
+
+    fn attach(&mut self, channel: Channel) -> mpsc::Sender<AttachRequest> {
+        let (sender, receiver) = mpsc::channel(OUTBOX_MAX);
+        let mut request = Request::new(ReceiverStream::new(receiver));
+        if let Some(value) = self.authorization() {
+            request.metadata_mut().insert("authorization", value);
+        }
+        self.channel = Some(channel.clone());
+        let mut client = NodeServiceClient::new(channel)
+            .max_decoding_message_size(MESSAGE_MAX_BYTES)
+            .max_encoding_message_size(MESSAGE_MAX_BYTES);
+        self.welcome_by = Some(Instant::now() + WELCOME_TIMEOUT);
+        self.state = State::Attaching(Box::pin(async move {
+            let response = client.attach(request).await?;
+            Ok(response.into_inner())
+        }));
+        sender
+    }
+
+    fn closed(&mut self, why: &str) -> UplinkEvent {
+        self.fail(why);
+        UplinkEvent::Closed
+    }
+
+    /// Goes back to waiting.
+    fn fail(&mut self, why: &str) {
+        if self.warned == why {
+            debug!(server = %self.server.url(), %why, "no session with the scheduler");
+        } else {
+            warn!(server = %self.server.url(), %why, "no session with the scheduler");
+            why.clone_into(&mut self.warned);
+        }
+        self.channel = None;
+        self.welcome_by = None;
+        self.state = State::Waiting(Instant::now() + jitter(self.pause));
+        self.pause = (self.pause * 2).min(pauses(&self.server).1);
+    }
+}
+
+/// Runs `work`, but not past `deadline`.
+async fn before<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        None => Some(work.await),
+        Some(deadline) => timeout(deadline.saturating_duration_since(Instant::now()), work).await.ok(),
+    }
+}
+
+async fn connect(server: Server) -> Result<Channel, String> {
+    let endpoint = Endpoint::from_shared(server.url()).map_err(|error| error.to_string())?;
+    endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .connect()
+        .await
+        .map_err(|error| format!("cannot connect: {}", innermost(&error)))
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+fn said(status: &Status) -> String {
+    match status.code() {
+        Code::Unauthenticated => {
+            format!("the scheduler does not know our token ({}): set GANGSAW_TOKEN", status.message())
+        }
+        code => format!("{code:?}: {}", status.message()),
+    }
+}
+
+fn authorization(given: Option<&str>, server: &Server) -> Option<MetadataValue<tonic::metadata::Ascii>> {
+    let token = token::find(given, server)?;
+    let mut value: MetadataValue<tonic::metadata::Ascii> = format!("Bearer {token}").parse().ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+fn pauses(server: &Server) -> (Duration, Duration) {
+    if server.is_loopback() { PAUSE_LOOPBACK } else { PAUSE_REMOTE }
+}
+
+/// Between half of `pause` and all of it, so that a fleet does not come back in step.
+fn jitter(pause: Duration) -> Duration {
+    let mut byte = [0_u8; 1];
+    // Without randomness there is only no jitter.
+    let _ = rustix::rand::getrandom(&mut byte[..], rustix::rand::GetRandomFlags::NONBLOCK);
+    pause / 2 + pause / 2 * u32::from(byte[0]) / 255
+}
+
+#[cfg(test)]
+mod tests {
+    //! Pauses only; streams are tested against a scheduler.
+
+    use super::*;
+
+    #[tokio::test]
+    async fn pauses_grow_to_a_second_on_loopback_and_a_welcome_resets_them() {
+        let server = Server { host: "127.0.0.1".to_owned(), port: 1 };
+        let mut uplink = Uplink::new(server, Some("t".to_owned()));
+        for _ in 0..10 {
+            uplink.hang_up();
+        }
+        assert_eq!(uplink.pause, PAUSE_LOOPBACK.1);
+        let State::Waiting(until) = &uplink.state else { panic!("not waiting") };
+        assert!(*until <= Instant::now() + PAUSE_LOOPBACK.1);
+        uplink.welcomed();
+        assert_eq!(uplink.pause, PAUSE_LOOPBACK.0);
+        assert!(jitter(Duration::from_secs(2)) >= Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,216 @@
+//! The spool: facts about ended tasks, on disk before anybody hears of them.
+//!
+//! A folder of files `FIRST.spool`, named by the first sequence they may hold; each is a row of records
+//! `length u32, crc32 u32, prost Fact`, little endian. Only the supervisor writes, with one `write` for a batch, and it
+//! never fsyncs: the page cache outlives a killed supervisor, and a power cut ends the tasks themselves, which the
+//! scheduler learns from the new boot id. A torn record at the end of a file is what a kill in the middle of a write
+//! leaves; it was never reported, and reading stops before it.
+//!
+//! Invariants: sequences start at 1, rise by one and never restart within a folder, also when every fact was
+//! acknowledged (the newest file's name keeps the count). [`RESERVE`] bytes are allocated ahead, so that exits can
+//! still be kept on a full disk.
+//!
+//! Elsewhere: the supervisor appends (`supervisor::report`); an agent that finds no supervisor calls [`read`].
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use gangsaw_proto::supervisor::v1::Fact;
+use prost::Message as _;
+
+/// Disk set aside in a new file, about 20,000 facts.
+const RESERVE: u64 = 1 << 20;
+/// A file larger than this is followed by a new one at the next append.
+const ROTATE_BYTES: u64 = 4 << 20;
+/// No fact is larger; a greater length in a file is damage.
+const FACT_MAX: usize = 1 << 20;
+
+/// The folder of the spool in an agent's state folder.
+pub(crate) fn folder(state: &Path) -> PathBuf {
+    state.join("agent").join("spool")
+}
+
+/// Reads every fact above `after_seq` in order, without a supervisor.
+///
+/// # Errors
+/// When the folder or a file in it cannot be read. A missing folder is no error, nor is a torn tail.
+pub fn read(state: &Path, after_seq: u64) -> io::Result<Vec<Fact>> {
+    let mut facts = Vec::new();
+    for (_, path) in files(&folder(state))? {
+        read_file(&path, |fact| {
+            if fact.seq > after_seq {
+                facts.push(fact);
+            }
+        })?;
+    }
+    Ok(facts)
+}
+
+/// The writer's side.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    folder: PathBuf,
+    file: File,
+    first: u64,
+    bytes: u64,
+    next: u64,
+    acked: u64,
+}
+
+impl Spool {
+    /// Opens the folder, or makes it, cuts a torn tail and finds the next sequence.
+    pub(crate) fn open(folder: PathBuf) -> io::Result<Self> {
+        fs::create_dir_all(&folder)?;
+        let (first, path) = files(&folder)?.pop_last().unwrap_or_else(|| (1, folder.join(name(1))));
+        let mut next = first;
+        let bytes = if path.exists() { read_file(&path, |fact| next = next.max(fact.seq + 1))? } else { 0 };
+        let file = open_file(&path)?;
+        file.set_len(bytes)?;
+        reserve(&file);
+        let mut spool = Self { folder, file, first, bytes, next, acked: 0 };
+        spool.file.seek(SeekFrom::Start(bytes))?;
+        Ok(spool)
+    }
+
+    /// The sequence the next fact gets.
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.next
+    }
+
+    /// Numbers the facts and appends them with one write. On an error none of them counts as written.
+    pub(crate) fn append(&mut self, facts: &mut [Fact]) -> io::Result<()> {
+        let mut block = Vec::with_capacity(facts.len() * 64);
+        for (seq, fact) in (self.next..).zip(facts.iter_mut()) {
+            fact.seq = seq;
+            let body = fact.encode_to_vec();
+            block.extend_from_slice(&u32::try_from(body.len()).map_err(io::Error::other)?.to_le_bytes());
+            block.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
+            block.extend_from_slice(&body);
+        }
+        if let Err(fault) = self.file.write_all(&block) {
+            // A part may have been written: cut it, so that a later append starts at a record's edge.
+            self.file.set_len(self.bytes)?;
+            self.file.seek(SeekFrom::Start(self.bytes))?;
+            return Err(fault);
+        }
+        self.bytes += block.len() as u64;
+        self.next += facts.len() as u64;
+        if self.bytes > ROTATE_BYTES {
+            self.rotate()?;
+        }
+        Ok(())
+    }
+
+    /// Forgets facts up to `seq`: files that hold nothing newer are deleted, the newest is replaced by an empty one
+    /// once it has some size.
+    pub(crate) fn ack(&mut self, seq: u64) -> io::Result<()> {
+        self.acked = self.acked.max(seq.min(self.next - 1));
+        if self.acked + 1 == self.next && self.bytes > RESERVE / 4 {
+            self.rotate()?;
+        }
+        let files = files(&self.folder)?;
+        let ends: Vec<u64> = files.keys().skip(1).copied().collect();
+        for ((_, path), end) in files.iter().zip(ends) {
+            if end <= self.acked + 1 {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether every fact was acknowledged.
+    #[cfg(test)]
+    pub(crate) fn is_settled(&self) -> bool {
+        self.acked + 1 == self.next
+    }
+
+    /// Reads facts from `from` on, at most `count` of them.
+    pub(crate) fn replay(&self, from: u64, count: usize) -> io::Result<Vec<Fact>> {
+        let mut facts = Vec::new();
+        let files = files(&self.folder)?;
+        let start = files.range(..=from).next_back().map_or(0, |(first, _)| *first);
+        for path in files.range(start..).map(|(_, path)| path) {
+            read_file(path, |fact| {
+                if fact.seq >= from && facts.len() < count {
+                    facts.push(fact);
+                }
+            })?;
+            if facts.len() >= count {
+                break;
+            }
+        }
+        Ok(facts)
+    }
+
+    fn rotate(&mut self) -> io::Result<()> {
+        if self.first == self.next {
+            return Ok(());
+        }
+        let file = open_file(&self.folder.join(name(self.next)))?;
+        reserve(&file);
+        self.file = file;
+        self.first = self.next;
+        self.bytes = 0;
+        Ok(())
+    }
+}
+
+fn name(first: u64) -> String {
+    format!("{first:020}.spool")
+}
+
+fn open_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// Allocates ahead. A file system that cannot is fine: then a full disk delays reports, it does not lose them.
+fn reserve(file: &File) {
+    let _ = rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, RESERVE);
+}
+
+fn files(folder: &Path) -> io::Result<BTreeMap<u64, PathBuf>> {
+    let mut found = BTreeMap::new();
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(fault) if fault.kind() == io::ErrorKind::NotFound => return Ok(found),
+        Err(fault) => return Err(fault),
+    };
+    for entry in entries {
+        let path = entry?.path();
+        let first = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".spool"));
+        if let Some(Ok(first)) = first.map(str::parse) {
+            found.insert(first, path);
+        }
+    }
+    Ok(found)
+}
+
+/// Hands each whole record to `take` and returns how many bytes of the file are whole records.
+fn read_file(path: &Path, mut take: impl FnMut(Fact)) -> io::Result<u64> {
+    let mut bytes = Vec::new();
+    File::open(path)?.read_to_end(&mut bytes)?;
+    let mut at = 0;
+    while let Some((fact, used)) = record(&bytes[at..]) {
+        take(fact);
+        at += used;
+    }
+    Ok(at as u64)
+}
+
+/// Parses the record at the start of `bytes`; `None` when it is torn, damaged or absent.
+fn record(bytes: &[u8]) -> Option<(Fact, usize)> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let (crc, rest) = rest.split_first_chunk::<4>()?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).ok().filter(|length| *length <= FACT_MAX)?;
+    let body = rest.get(..length)?;
+    if length == 0 || crc32fast::hash(body) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    Some((Fact::decode(body).ok()?, 8 + length))
+}
+
+#[cfg(test)]
+mod tests;

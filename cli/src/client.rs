@@ -1,0 +1,183 @@
+//! A connection to the scheduler: its address, its token, and patience while it restarts.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use gangsaw_proto::admin::v1::admin_service_client::AdminServiceClient;
+use gangsaw_proto::jobs::v1::jobs_service_client::JobsServiceClient;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::fail::{Failure, bad_input, may_pass, refused, unreachable};
+
+/// Where a scheduler is looked for when nobody says.
+pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7461";
+/// How long a connection may take to be made.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// How long a verb that has already been answered waits for a scheduler that restarts.
+const RESTART_PATIENCE: Duration = Duration::from_secs(30);
+/// Wait before the first further try; it doubles up to [`RETRY_MAX`].
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+/// Longest wait between two tries.
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// Largest answer that is taken: a page of a thousand tasks is far below it.
+const MESSAGE_MAX: usize = 64 << 20;
+
+/// A channel that adds the token to each call.
+pub(crate) type Authorised = InterceptedService<Channel, Token>;
+
+/// Adds `authorization: Bearer …`.
+#[derive(Clone)]
+pub(crate) struct Token(Option<MetadataValue<Ascii>>);
+
+impl tonic::service::Interceptor for Token {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// Both services of one scheduler.
+#[derive(Clone)]
+pub(crate) struct Client {
+    pub(crate) jobs: JobsServiceClient<Authorised>,
+    pub(crate) admin: AdminServiceClient<Authorised>,
+    pub(crate) address: String,
+}
+
+impl Client {
+    /// Connects now, so that an address where nobody listens is told at once.
+    pub(crate) async fn connect(address: &str, token: Option<String>) -> Result<Client, Failure> {
+        let address = normal(address)?;
+        let endpoint = Endpoint::from_shared(address.clone())
+            .map_err(|error| bad_input("bad-server", format!("`{address}` is no address: {error}"), ADDRESS_HINT))?
+            .connect_timeout(CONNECT_MAX)
+            .tcp_nodelay(true)
+            .http2_adaptive_window(true);
+        let channel = endpoint.connect().await.map_err(|error| unreachable(&address, &innermost(&error)))?;
+        let token = token.or_else(|| stored_token(&address));
+        let token = match token.map(|token| format!("Bearer {}", token.trim()).parse()) {
+            None => Token(None),
+            Some(Ok(value)) => Token(Some(value)),
+            Some(Err(_)) => {
+                return Err(bad_input(
+                    "bad-token",
+                    "the token has characters that no token has",
+                    "check GANGSAW_TOKEN",
+                ));
+            }
+        };
+        Ok(Client {
+            jobs: JobsServiceClient::with_interceptor(channel.clone(), token.clone())
+                .max_decoding_message_size(MESSAGE_MAX),
+            admin: AdminServiceClient::with_interceptor(channel, token).max_decoding_message_size(MESSAGE_MAX),
+            address,
+        })
+    }
+
+    /// Turns a refusal of this scheduler into a failure.
+    pub(crate) fn refused(&self, status: &tonic::Status) -> Failure {
+        refused(status, &self.address)
+    }
+}
+
+/// Patience with a scheduler that has answered before and may be restarting.
+pub(crate) struct Patience {
+    since: Option<Instant>,
+    wait: Duration,
+}
+
+impl Patience {
+    /// Full patience.
+    pub(crate) fn new() -> Patience {
+        Patience { since: None, wait: RETRY_FIRST }
+    }
+
+    /// The scheduler answered: patience is full again.
+    pub(crate) fn answered(&mut self) {
+        *self = Patience::new();
+    }
+
+    /// Waits before the next try, or gives the failure back when waiting makes no sense any more.
+    pub(crate) async fn wait(&mut self, client: &Client, status: &tonic::Status) -> Result<(), Failure> {
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if !may_pass(status) || since.elapsed() >= RESTART_PATIENCE {
+            return Err(client.refused(status));
+        }
+        tokio::time::sleep(self.wait).await;
+        self.wait = (self.wait * 2).min(RETRY_MAX);
+        Ok(())
+    }
+}
+
+/// How an address is written.
+const ADDRESS_HINT: &str = "write it as http://127.0.0.1:7461";
+
+/// An address with its scheme.
+fn normal(address: &str) -> Result<String, Failure> {
+    let address = address.trim().trim_end_matches('/');
+    let with_scheme = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+    match with_scheme.split_once("://") {
+        Some(("http" | "https", rest)) if !rest.is_empty() => Ok(with_scheme),
+        Some(_) | None => Err(bad_input("bad-server", format!("`{address}` is no scheduler's address"), ADDRESS_HINT)),
+    }
+}
+
+/// Host and port of an address, as credentials are filed under.
+pub(crate) fn authority(address: &str) -> String {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    rest.split('/').next().unwrap_or_default().to_owned()
+}
+
+/// Where credentials are kept: `$XDG_STATE_HOME/gangsaw/credentials`.
+pub(crate) fn credentials() -> Option<PathBuf> {
+    Some(state_home()?.join("credentials"))
+}
+
+/// `$XDG_STATE_HOME/gangsaw`, by default `~/.local/state/gangsaw`.
+pub(crate) fn state_home() -> Option<PathBuf> {
+    home("XDG_STATE_HOME", ".local/state")
+}
+
+/// `$XDG_CONFIG_HOME/gangsaw`, by default `~/.config/gangsaw`.
+pub(crate) fn config_home() -> Option<PathBuf> {
+    home("XDG_CONFIG_HOME", ".config")
+}
+
+/// A base folder of the desktop standard, with our name below it.
+fn home(variable: &str, below_home: &str) -> Option<PathBuf> {
+    let base = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = base.or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(below_home)))?;
+    Some(base.join("gangsaw"))
+}
+
+/// The token the scheduler at this address wrote for this user.
+pub(crate) fn stored_token(address: &str) -> Option<String> {
+    let path = credentials()?.join(authority(address));
+    Some(std::fs::read_to_string(path).ok()?.trim().to_owned())
+}
+
+/// The innermost cause of a failed connection.
+fn innermost(error: &tonic::transport::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_may_lack_its_scheme_and_nothing_else() {
+        assert_eq!(normal("127.0.0.1:7461").ok().as_deref(), Some("http://127.0.0.1:7461"));
+        assert_eq!(normal("http://h:1/").ok().as_deref(), Some("http://h:1"));
+        assert!(normal("ftp://h:1").is_err());
+        assert_eq!(authority("https://h:1/x"), "h:1");
+    }
+}

@@ -1,0 +1,141 @@
+//! What tasks print, on our own stdout and stderr.
+//!
+//! One task's output passes through byte by byte. With several tasks, whole lines pass through with the task's name
+//! before them. When the scheduler restarts, reading begins again and skips what was already shown.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+
+use gangsaw_proto::jobs::v1::{ReadLogsRequest, ReadLogsResponse, Stream};
+
+use crate::client::{Client, Patience};
+use crate::fail::Failure;
+
+/// A line longer than this is passed on in pieces.
+const LINE_MAX: usize = 64 << 10;
+
+/// One task's one stream in one attempt.
+type Source = (u32, u32, u32, i32);
+
+/// Shows log chunks.
+pub(crate) struct Show {
+    /// Put the task's name before each line.
+    named: bool,
+    /// Bytes shown so far of each source.
+    shown: BTreeMap<Source, u64>,
+    /// Bytes still to skip after a restart.
+    skip: BTreeMap<Source, u64>,
+    /// Lines not yet ended.
+    partial: BTreeMap<Source, Vec<u8>>,
+}
+
+impl Show {
+    /// `named`: several tasks are read.
+    pub(crate) fn new(named: bool) -> Show {
+        Show { named, shown: BTreeMap::new(), skip: BTreeMap::new(), partial: BTreeMap::new() }
+    }
+
+    /// Reading begins again from the start: what was shown is skipped.
+    fn again(&mut self) {
+        self.skip = self.shown.clone();
+    }
+
+    /// Shows one chunk.
+    fn chunk(&mut self, chunk: &ReadLogsResponse) -> Result<(), Failure> {
+        let source = (chunk.index, chunk.rank, chunk.attempt, chunk.stream);
+        let skip = self.skip.entry(source).or_default();
+        let skipped = usize::try_from(*skip).unwrap_or(usize::MAX).min(chunk.data.len());
+        if chunk.dropped_bytes > 0 && *skip == 0 {
+            crate::output::note(&format!("note: {} bytes dropped of {}", chunk.dropped_bytes, name(source)));
+        }
+        *skip -= skipped as u64;
+        let data = &chunk.data[skipped..];
+        *self.shown.entry(source).or_default() += data.len() as u64;
+        if self.named { self.lines(source, data) } else { write(source, data) }
+    }
+
+    /// Shows whole lines with the task's name.
+    fn lines(&mut self, source: Source, data: &[u8]) -> Result<(), Failure> {
+        let partial = self.partial.entry(source).or_default();
+        let mut out = Vec::new();
+        for piece in data.split_inclusive(|byte| *byte == b'\n') {
+            partial.extend_from_slice(piece);
+            if partial.ends_with(b"\n") || partial.len() >= LINE_MAX {
+                out.extend_from_slice(format!("{}: ", name(source)).as_bytes());
+                out.append(partial);
+                if !out.ends_with(b"\n") {
+                    out.push(b'\n');
+                }
+            }
+        }
+        write(source, &out)
+    }
+
+    /// Shows lines that never ended.
+    fn finish(&mut self) -> Result<(), Failure> {
+        for (source, mut line) in std::mem::take(&mut self.partial) {
+            if !line.is_empty() {
+                let mut out = format!("{}: ", name(source)).into_bytes();
+                out.append(&mut line);
+                out.push(b'\n');
+                write(source, &out)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A task's name before its lines.
+fn name((index, rank, _, _): Source) -> String {
+    format!("[{index}].{rank}")
+}
+
+/// Writes to the stream of the same kind.
+fn write((_, _, _, stream): Source, data: &[u8]) -> Result<(), Failure> {
+    if stream == i32::from(Stream::Stderr) {
+        let mut err = std::io::stderr().lock();
+        err.write_all(data)?;
+        return Ok(err.flush()?);
+    }
+    let mut out = std::io::stdout().lock();
+    out.write_all(data)?;
+    Ok(out.flush()?)
+}
+
+/// Reads what was asked for to its end.
+pub(crate) async fn follow(client: &mut Client, request: &ReadLogsRequest, named: bool) -> Result<(), Failure> {
+    let mut show = Show::new(named);
+    let mut patience = Patience::new();
+    loop {
+        match once(client, request, &mut show, &mut patience).await? {
+            Ok(()) => return show.finish(),
+            Err(status) => {
+                patience.wait(client, &status).await?;
+                show.again();
+            }
+        }
+    }
+}
+
+/// Reads until the end or until the scheduler goes away.
+async fn once(
+    client: &mut Client,
+    request: &ReadLogsRequest,
+    show: &mut Show,
+    patience: &mut Patience,
+) -> Result<Result<(), tonic::Status>, Failure> {
+    let mut stream = match client.jobs.read_logs(request.clone()).await {
+        Ok(answer) => answer.into_inner(),
+        Err(status) => return Ok(Err(status)),
+    };
+    loop {
+        match stream.message().await {
+            Ok(Some(chunk)) => {
+                patience.answered();
+                show.chunk(&chunk)?;
+            }
+            Ok(None) => return Ok(Ok(())),
+            Err(status) => return Ok(Err(status)),
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! `gangsaw wait`: returns when jobs have ended, with their exit code.
+
+use serde_json::json;
+
+use crate::ending;
+use crate::fail::Failure;
+use crate::output::{list, table};
+use crate::selector::Selection;
+use crate::session::Session;
+
+/// Wait until jobs have ended; the exit code is theirs
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// JOB, JOB[3], JOB[7-99:2] or JOB[3].1; several are allowed
+    #[arg(value_name = "JOB", required = true)]
+    jobs: Vec<Selection>,
+}
+
+/// Runs the verb.
+pub(crate) async fn run(session: &Session, args: &Args) -> Result<u8, Failure> {
+    let mut client = session.connect().await?;
+    let mut ended = Vec::new();
+    let mut highest = 0;
+    for select in &args.jobs {
+        let code = ending::wait(&mut client, select, |_| ()).await?;
+        highest = highest.max(code);
+        ended.push(json!({ "job_id": select.job_id, "exit_code": code }));
+    }
+    if !session.format.is_table() {
+        list(session.format, "jobs", ended, || table(&[]))?;
+    }
+    Ok(highest)
+}

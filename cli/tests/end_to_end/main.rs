@@ -1,0 +1,14 @@
+//! The real executable, end to end on loopback.
+//!
+//! Each test has its own folder, state and free port, and its end asserts that nothing of it is left running. Tests of
+//! one layer below are where that layer is; here is what people see and what survives being killed.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+mod bounds;
+mod cluster;
+mod diagnostics;
+mod exits;
+mod kills;
+mod quickstart;
+mod shapes;
+mod straight;

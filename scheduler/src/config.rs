@@ -1,0 +1,125 @@
+//! What a scheduler is started with, and how it can fail.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::engine::EngineError;
+use crate::store::fail::FailAt;
+use crate::store::sqlite::OpenError;
+
+/// Called once with the bound address, when the scheduler serves.
+pub type Ready = Box<dyn FnOnce(SocketAddr) + Send>;
+
+/// What a scheduler is started with.
+pub struct Config {
+    /// The state folder; the scheduler lives in its subfolder `scheduler`, the ballast beside it.
+    pub state_dir: PathBuf,
+    /// Where to listen; port 0 takes a free one. Without TLS only loopback is accepted.
+    pub listen: SocketAddr,
+    /// Where to leave the token for clients; `None`: nowhere.
+    pub credentials: Option<PathBuf>,
+    /// Ends the process in the middle of an append, for tests: see [`FailAt`].
+    pub fail_at: Option<FailAt>,
+    /// Called when the scheduler serves.
+    pub ready: Option<Ready>,
+}
+
+impl Config {
+    /// Returns the configuration of a state folder: credentials in this user's folder, fail point from
+    /// `GANGSAW_FAIL_AT`.
+    #[must_use]
+    pub fn new(state_dir: PathBuf, listen: SocketAddr) -> Config {
+        Config {
+            state_dir,
+            listen,
+            credentials: crate::token::credentials_folder(),
+            fail_at: std::env::var("GANGSAW_FAIL_AT").ok().and_then(|text| FailAt::parse(&text)),
+            ready: None,
+        }
+    }
+}
+
+/// Why a scheduler did not start, or ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address is not loopback and there is no TLS.
+    #[error("{0} can be reached by others, and this scheduler has no TLS")]
+    InsecureBind(SocketAddr),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The state folder cannot be used.
+    #[error("cannot use the state folder {path}")]
+    StateFolder {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The store cannot be opened.
+    #[error("cannot open the store")]
+    Open(#[from] OpenError),
+    /// The engine ended.
+    #[error("the engine ended")]
+    Engine(#[from] EngineError),
+    /// The server ended.
+    #[error("the server ended")]
+    Server(#[from] tonic::transport::Error),
+}
+
+impl ServeError {
+    /// Returns the stable reason, as in `error[insecure-bind]`.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            ServeError::InsecureBind(_) => "insecure-bind",
+            ServeError::Bind { .. } => "cannot-listen",
+            ServeError::StateFolder { .. } => "state-folder",
+            ServeError::Open(OpenError::InUse(_)) => "store-in-use",
+            ServeError::Open(OpenError::Damaged { .. }) => "store-damaged",
+            ServeError::Open(OpenError::Format { .. }) => "store-format",
+            ServeError::Open(OpenError::Sqlite { .. } | OpenError::Io { .. }) => "store-unreadable",
+            ServeError::Engine(EngineError::Append(_) | EngineError::Keeper(_)) => "store-failed",
+            ServeError::Engine(EngineError::Panicked(_)) => "invariant",
+            ServeError::Server(_) => "server-failed",
+        }
+    }
+
+    /// Returns what to do about it; empty if there is nothing to add.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            ServeError::InsecureBind(_) => "listen on 127.0.0.1 or [::1]",
+            ServeError::Bind { .. } => "another program may hold the port; port 0 takes a free one",
+            ServeError::StateFolder { .. } => "",
+            ServeError::Open(OpenError::InUse(_)) => "stop the other scheduler, or give this one another --state",
+            ServeError::Open(OpenError::Damaged { .. }) => "keep the folder as it is and restore a copy of it",
+            ServeError::Open(OpenError::Format { .. }) => "use the version of gangsaw that wrote it",
+            ServeError::Open(OpenError::Sqlite { .. } | OpenError::Io { .. }) => "",
+            ServeError::Engine(EngineError::Append(_) | EngineError::Keeper(_)) => {
+                "the disk failed; everything acknowledged is on it, and a restart recovers from there"
+            }
+            ServeError::Engine(EngineError::Panicked(_)) => "please report it",
+            ServeError::Server(_) => "",
+        }
+    }
+
+    /// Returns the exit code of a process that ends for this: 2 bad input, 69 unavailable, 70 our fault, 74 store.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ServeError::InsecureBind(_) => 2,
+            ServeError::Bind { .. } | ServeError::Server(_) => 69,
+            ServeError::Engine(EngineError::Panicked(_)) => 70,
+            ServeError::StateFolder { .. }
+            | ServeError::Open(_)
+            | ServeError::Engine(EngineError::Append(_) | EngineError::Keeper(_)) => 74,
+        }
+    }
+}

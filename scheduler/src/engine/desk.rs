@@ -1,0 +1,241 @@
+//! What the engine knows and no event says: heartbeats, progress, who watches. Lost at restart, and decides nothing but
+//! silence, which becomes an input first.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use gangsaw_core::event::Event;
+use gangsaw_core::id::{Index, JobId, NodeId};
+use gangsaw_core::liveness::{Liveness, lease_ttl};
+use gangsaw_core::ranges::RangeSet;
+use gangsaw_core::state::State;
+use gangsaw_core::time::Time;
+use gangsaw_proto::jobs::v1 as wire;
+use tokio::sync::watch;
+
+use super::phases::PhaseBook;
+use super::session::{Sessions, TaskProgress};
+use super::watch::{Seen, Watches};
+use crate::wire::terms::is_ended;
+use crate::wire::view::{self, Now, ProgressMap, Volatile};
+
+/// Jobs whose tasks' progress is remembered; the oldest is dropped for a new one.
+const PROGRESS_JOBS_MAX: usize = 1_024;
+/// Tasks of one job whose progress is remembered.
+const PROGRESS_TASKS_MAX: usize = 1_024;
+/// Tasks in one picture of a watched job.
+const WATCHED_TASKS_MAX: usize = 64;
+/// Pairs of job and node whose logs wait to be copied; beyond it the oldest stay on their nodes only.
+const UNCOPIED_MAX: usize = 65_536;
+
+/// Elements that ended on a node and whose output was not copied yet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Uncopied {
+    pub(crate) elements: RangeSet,
+    /// BOOTTIME in ns of the first of them.
+    pub(crate) since_ns: u64,
+}
+
+/// The volatile side of the engine.
+#[derive(Debug, Default)]
+pub(crate) struct Desk {
+    pub(super) sessions: Sessions,
+    pub(super) liveness: Liveness,
+    pub(super) phases: PhaseBook,
+    pub(super) watches: Watches,
+    progress: BTreeMap<JobId, ProgressMap>,
+    nodes: BTreeMap<NodeId, Volatile>,
+    uncopied: BTreeMap<(JobId, NodeId), Uncopied>,
+    pub(super) disk_full: bool,
+    pub(super) refused_inputs: u64,
+}
+
+impl Desk {
+    /// Returns the desk of an engine that starts: every connected node gets a full time to live.
+    pub(super) fn starting(state: &State, now: Time) -> Desk {
+        let connected = state.nodes().filter(|node| node.connected()).map(|node| node.body.id);
+        Desk { liveness: Liveness::starting(now, connected), ..Desk::default() }
+    }
+
+    /// Returns how long a node may be silent now.
+    pub(super) fn ttl(state: &State) -> gangsaw_core::time::Millis {
+        lease_ttl(state.nodes().count())
+    }
+
+    /// Notes that a node was heard.
+    pub(super) fn heard(&mut self, node: NodeId, now: Now) {
+        self.liveness.heard(node, now.time);
+        self.nodes.entry(node).or_default().heard_wall_ms = Some(now.wall_ms);
+    }
+
+    /// Notes what a node says of its devices.
+    pub(super) fn devices(&mut self, node: NodeId, volatile: Volatile) {
+        self.nodes.entry(node).or_default().devices = volatile.devices;
+    }
+
+    /// Notes what a task said of itself, if its node holds its lease.
+    pub(super) fn progress(&mut self, state: &State, node: NodeId, said: TaskProgress) {
+        let Some(lease) = state.lease(said.lease).filter(|lease| lease.node == node && !lease.fenced) else { return };
+        let tasks = self.progress.entry(lease.job).or_default();
+        if tasks.len() < PROGRESS_TASKS_MAX || tasks.contains_key(&(said.index, said.rank)) {
+            tasks.insert((said.index, said.rank), said.progress);
+        }
+        self.watches.touch_progress(lease.job);
+        while self.progress.len() > PROGRESS_JOBS_MAX {
+            self.progress.pop_first();
+        }
+    }
+
+    /// Notes what an event that is about to be folded means for watchers and logs.
+    pub(super) fn before(&mut self, state: &State, event: &Event, now_ns: u64) {
+        match *event {
+            Event::ElementsSucceeded { lease, job, first, last, .. } => {
+                if let Some(lease) = state.lease(lease) {
+                    self.ended_on(job, lease.node, (first, last), now_ns);
+                }
+            }
+            Event::AttemptEnded { lease, job, index, .. } => {
+                let gang = state.gang(job, index).map(|gang| gang.leases.clone());
+                for lease in gang.unwrap_or_else(|| vec![lease]) {
+                    if let Some(lease) = state.lease(lease) {
+                        self.ended_on(job, lease.node, (index, index), now_ns);
+                    }
+                }
+            }
+            Event::JobForgotten { job } => {
+                self.progress.remove(&job);
+            }
+            Event::NodeForgotten { node, .. } => {
+                self.nodes.remove(&node);
+                self.liveness.forget(node);
+            }
+            Event::JobsSubmitted { .. }
+            | Event::KeysExpired { .. }
+            | Event::JobCancelled { .. }
+            | Event::JobHeld { .. }
+            | Event::JobReleased { .. }
+            | Event::ElementsRetried { .. }
+            | Event::JobUpdated { .. }
+            | Event::NodeRegistered { .. }
+            | Event::NodeReturned { .. }
+            | Event::NodeInventoryChanged { .. }
+            | Event::NodeSilenced { .. }
+            | Event::NodeModeSet { .. }
+            | Event::QueueSet { .. }
+            | Event::RoundDecided { .. }
+            | Event::ChunkLeased { .. }
+            | Event::GangLeased { .. }
+            | Event::LeasePrepared { .. }
+            | Event::GangStarted { .. }
+            | Event::TaskStarted { .. }
+            | Event::RankEnded { .. }
+            | Event::GangStopping { .. }
+            | Event::ElementsReturned { .. }
+            | Event::LeaseTrimmed { .. }
+            | Event::LeaseFenced { .. }
+            | Event::FenceConfirmed { .. }
+            | Event::NodeExcluded { .. }
+            | Event::ReportTaken { .. }
+            | Event::Restored(_) => {}
+        }
+    }
+
+    fn ended_on(&mut self, job: JobId, node: NodeId, (first, last): (Index, Index), now_ns: u64) {
+        let waiting = self
+            .uncopied
+            .entry((job, node))
+            .or_insert_with(|| Uncopied { elements: RangeSet::new(), since_ns: now_ns });
+        waiting.elements.insert(first, last);
+        while self.uncopied.len() > UNCOPIED_MAX {
+            self.uncopied.pop_first();
+        }
+    }
+}
+
+/// What a read may look at, between two batches.
+pub(crate) struct View<'a> {
+    pub(crate) state: &'a State,
+    pub(crate) now: Now,
+    /// Sequence of the last durable event.
+    pub(crate) last_seq: u64,
+    pub(crate) history: &'a rusqlite::Connection,
+    pub(super) desk: &'a mut Desk,
+}
+
+impl View<'_> {
+    /// Returns a job's summary.
+    pub(crate) fn job(&self, job: JobId) -> Option<wire::Job> {
+        self.state.job(job).map(|job| view::job(self.state, job, self.now))
+    }
+
+    /// Returns what a job's tasks last said of themselves.
+    pub(crate) fn progress(&self, job: JobId) -> Option<&ProgressMap> {
+        self.desk.progress.get(&job)
+    }
+
+    /// Returns a job's phases if they were measured.
+    pub(crate) fn phases(&self, job: JobId) -> Option<wire::Phases> {
+        self.desk.phases.phases(job)
+    }
+
+    /// Returns what a node said that decides nothing.
+    pub(crate) fn volatile(&self, node: NodeId) -> Volatile {
+        self.desk.nodes.get(&node).cloned().unwrap_or_default()
+    }
+
+    /// Watches a job from its present picture on.
+    pub(crate) fn watch(&mut self, job: JobId) -> watch::Receiver<Arc<Seen>> {
+        let seen = picture(self.state, self.desk, job, self.now, self.last_seq);
+        self.desk.watches.subscribe(job, seen)
+    }
+
+    /// Returns whether growth is refused for lack of disk, and how many inputs were refused for a panic.
+    pub(crate) fn troubles(&self) -> (bool, u64) {
+        (self.desk.disk_full, self.desk.refused_inputs)
+    }
+
+    /// Returns how many jobs are watched.
+    pub(crate) fn watched(&self) -> usize {
+        self.desk.watches.len()
+    }
+
+    /// Takes the logs that are worth copying now: of jobs that ended, or that have waited since before `before_ns`.
+    pub(crate) fn take_uncopied(&mut self, before_ns: u64) -> Vec<(JobId, NodeId, RangeSet)> {
+        let ended = |job: &JobId| self.state.job_state(*job).is_none_or(is_ended);
+        let due: Vec<(JobId, NodeId)> = self
+            .desk
+            .uncopied
+            .iter()
+            .filter(|((job, _), waiting)| waiting.since_ns < before_ns || ended(job))
+            .map(|(key, _)| *key)
+            .collect();
+        due.into_iter()
+            .filter_map(|key| self.desk.uncopied.remove(&key).map(|waiting| (key.0, key.1, waiting.elements)))
+            .collect()
+    }
+
+    /// Puts logs back that could not be copied.
+    pub(crate) fn return_uncopied(&mut self, job: JobId, node: NodeId, elements: &RangeSet, now_ns: u64) {
+        for range in elements.iter() {
+            self.desk.ended_on(job, node, (range.first, range.last), now_ns);
+        }
+    }
+}
+
+/// Renders a watched job.
+pub(super) fn picture(state: &State, desk: &Desk, job: JobId, now: Now, seq: u64) -> Seen {
+    let Some(held) = state.job(job) else { return Seen { seq, job: None, tasks: Vec::new(), ended: true } };
+    let progress = desk.progress.get(&job);
+    let mut tasks = Vec::new();
+    for (index, rank) in progress.iter().flat_map(|map| map.keys()).rev().take(WATCHED_TASKS_MAX) {
+        let page = state.tasks(job, Some(&RangeSet::range(*index, *index)), (*index, *rank), 1);
+        tasks.extend(page.tasks.iter().map(|each| view::task(state, each, progress, now)));
+    }
+    tasks.sort_by_key(|task| (task.index, task.rank));
+    Seen { seq, job: Some(view::job(state, held, now)), tasks, ended: has_ended(state, job) }
+}
+
+/// Says whether a job has ended, or is gone.
+pub(super) fn has_ended(state: &State, job: JobId) -> bool {
+    state.job_state(job).is_none_or(is_ended)
+}

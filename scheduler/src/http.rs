@@ -1,0 +1,116 @@
+//! One port: gRPC, `/metrics` and `/healthz`, all behind the same door.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use gangsaw_proto::admin::v1::admin_service_server::AdminServiceServer;
+use gangsaw_proto::jobs::v1::jobs_service_server::JobsServiceServer;
+use gangsaw_proto::node::v1::node_service_server::NodeServiceServer;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+use crate::engine::{Engine, View};
+use crate::logs::Logs;
+use crate::metrics::Metrics;
+use crate::rpc::admin::Admin;
+use crate::rpc::auth;
+use crate::rpc::jobs::Jobs;
+use crate::rpc::node::Nodes;
+use crate::token::Token;
+use crate::wire::terms;
+
+/// Largest message from a client or a node; a Submit is bounded further, with a better sentence.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Streams one connection may have open.
+const STREAMS_MAX: u32 = 1_024;
+/// Calls of one connection that are worked on at once; streams that are open count.
+const CALLS_MAX: usize = 1_024;
+/// Header bytes of one call.
+const HEADER_BYTES_MAX: u32 = 64 << 10;
+/// Streams a client may open and reset before anybody looked at them.
+const RESETS_MAX: usize = 64;
+/// A silent connection is asked for a sign of life after, and has as long to give it.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Everything the port serves.
+#[derive(Clone)]
+pub(crate) struct Served {
+    pub(crate) engine: Engine,
+    pub(crate) logs: Logs,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) token: Arc<Token>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) readers: TaskTracker,
+    pub(crate) started_wall_ms: u64,
+}
+
+/// Returns the server with its limits.
+pub(crate) fn server() -> Server {
+    Server::builder()
+        .accept_http1(true)
+        .max_concurrent_streams(STREAMS_MAX)
+        .concurrency_limit_per_connection(CALLS_MAX)
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+}
+
+/// Returns every path behind the door.
+pub(crate) fn routes(served: Served) -> Routes {
+    let (engine, logs, stop) = (served.engine.clone(), served.logs.clone(), served.stop.clone());
+    let jobs = Jobs { engine: engine.clone(), logs: logs.clone(), stop: stop.clone() };
+    let admin = Admin { engine: engine.clone(), started_wall_ms: served.started_wall_ms };
+    let nodes = Nodes { engine, logs, stop, readers: served.readers.clone() };
+    let (_, health) = tonic_health::server::health_reporter();
+    let mut grpc = Routes::builder();
+    grpc.add_service(JobsServiceServer::new(jobs).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(AdminServiceServer::new(admin).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(NodeServiceServer::new(nodes).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(health);
+    // Our own descriptors decode: the build made them, and a test reads them.
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(gangsaw_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1();
+    if let Ok(reflection) = reflection {
+        grpc.add_service(reflection);
+    }
+    let token = Arc::clone(&served.token);
+    let web =
+        Router::new().route("/metrics", get(metrics)).with_state(served).route("/healthz", get(|| async { "ok\n" }));
+    let all = grpc.routes().prepare().into_axum_router().merge(web);
+    Routes::from(all.layer(axum::middleware::from_fn_with_state(token, auth::admit)))
+}
+
+/// Answers a scrape: what is counted as it happens, and what is counted now.
+async fn metrics(State(served): State<Served>) -> Response {
+    let counted = Arc::clone(&served.metrics);
+    if let Err(refusal) = served.engine.read(move |view| count(view, &counted)).await {
+        return (axum::http::StatusCode::SERVICE_UNAVAILABLE, refusal.message).into_response();
+    }
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], served.metrics.render()).into_response()
+}
+
+fn count(view: &mut View<'_>, metrics: &Metrics) {
+    metrics.jobs.clear();
+    for job in view.state.jobs() {
+        if let Some(state) = view.state.job_state(job.body.id) {
+            metrics.jobs.get_or_create(&[("state", terms::state_word(state))]).inc();
+        }
+    }
+    let connected = view.state.nodes().filter(|node| node.connected()).count();
+    let silent = view.state.nodes().count() - connected;
+    metrics.nodes.get_or_create(&[("state", "connected")]).set(i64::try_from(connected).unwrap_or(i64::MAX));
+    metrics.nodes.get_or_create(&[("state", "silent")]).set(i64::try_from(silent).unwrap_or(i64::MAX));
+    metrics.watchers.set(i64::try_from(view.watched()).unwrap_or(i64::MAX));
+    metrics.cluster_time.set(view.now.time.0 as f64 / 1_000.0);
+}

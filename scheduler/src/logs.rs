@@ -1,0 +1,249 @@
+//! What tasks print: asked from the nodes that have it, and from the copies the scheduler keeps.
+//!
+//! Each agent holds one log stream open. A query goes out on it, and what comes back is routed by the query's number to
+//! whoever asked, through a bounded queue. A queue that is full loses its query, never delays the stream that other
+//! readers share; its reader asks again and skips what it has.
+//!
+//! Invariants:
+//! - Nothing here passes through the event log.
+//! - An agent is told that output is copied only after the copy is synced.
+//!
+//! Elsewhere: `read` answers ReadLogs, `copies` keeps finished output, the agent's side is in its own crate.
+
+pub(crate) mod copies;
+mod read;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use gangsaw_core::id::NodeName;
+use gangsaw_proto::log::v1::LogChunk;
+use gangsaw_proto::node::v1::{ServeLogsRequest, ServeLogsResponse};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::task::TaskTracker;
+use tonic::{Code, Status, Streaming};
+
+use crate::engine::Engine;
+use crate::metrics::Metrics;
+use crate::rpc::ask::invalid;
+use crate::rpc::errors::Refusal;
+
+pub(crate) use read::ReadStream;
+
+/// Queries and their ends that may wait for one agent.
+const QUERIES_QUEUE: usize = 1_024;
+/// Pieces of at most 64 KiB that may wait for one reader.
+const PIECES_QUEUE: usize = 128;
+
+/// Something a query yields.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    pub(crate) query: u64,
+    pub(crate) what: What,
+}
+
+/// What a piece is.
+#[derive(Debug)]
+pub(crate) enum What {
+    Data(LogChunk),
+    /// The query is answered; the text says why it could not be, if so.
+    End(String),
+}
+
+/// The receiving side of one reader's queries.
+pub(crate) struct Inbox {
+    out: mpsc::Sender<Piece>,
+    pub(crate) pieces: mpsc::Receiver<Piece>,
+    pub(crate) lost: Arc<Lost>,
+}
+
+impl Inbox {
+    pub(crate) fn new() -> Inbox {
+        let (out, pieces) = mpsc::channel(PIECES_QUEUE);
+        Inbox { out, pieces, lost: Arc::default() }
+    }
+}
+
+/// Queries that ended without an answer: their reader was too slow, or their node went.
+#[derive(Debug, Default)]
+pub(crate) struct Lost {
+    queries: Mutex<Vec<u64>>,
+    pub(crate) changed: Notify,
+}
+
+impl Lost {
+    fn add(&self, query: u64) {
+        locked(&self.queries).push(query);
+        self.changed.notify_one();
+    }
+
+    /// Returns the lost queries since the last call.
+    pub(crate) fn take(&self) -> Vec<u64> {
+        std::mem::take(&mut locked(&self.queries))
+    }
+}
+
+struct Asked {
+    node: String,
+    out: mpsc::Sender<Piece>,
+    lost: Arc<Lost>,
+}
+
+struct Attached {
+    stream: u64,
+    queries: mpsc::Sender<Result<ServeLogsResponse, Status>>,
+}
+
+#[derive(Default)]
+struct Switchboard {
+    nodes: BTreeMap<String, Attached>,
+    asked: BTreeMap<u64, Asked>,
+}
+
+/// A cheap, cloneable handle.
+#[derive(Clone)]
+pub(crate) struct Logs {
+    engine: Engine,
+    folder: PathBuf,
+    metrics: Arc<Metrics>,
+    /// A leaf: never held over an await.
+    board: Arc<Mutex<Switchboard>>,
+    next: Arc<AtomicU64>,
+    /// Every reader's task, joined at shutdown.
+    tasks: TaskTracker,
+}
+
+/// Who a stream belongs to.
+#[derive(Clone, Debug)]
+pub(crate) struct StreamOf {
+    name: String,
+    stream: u64,
+}
+
+/// A leaf lock's data is whole after every statement, so a panic elsewhere does not spoil it.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+type Queries = mpsc::Receiver<Result<ServeLogsResponse, Status>>;
+
+impl Logs {
+    /// Opens the folder of copies.
+    pub(crate) fn open(
+        engine: Engine,
+        folder: PathBuf,
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+    ) -> std::io::Result<Logs> {
+        crate::token::make_private_folder(&folder)?;
+        let (board, next) = (Arc::default(), Arc::new(AtomicU64::new(1)));
+        Ok(Logs { engine, folder, metrics, board, next, tasks })
+    }
+
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Opens a node's stream; an older one of the same node ends.
+    pub(crate) async fn attach(&self, name: &str) -> Result<(StreamOf, Queries), Refusal> {
+        let checked = NodeName::new(name).map_err(|error| invalid("bad-name", format!("the node's name {error}")))?;
+        let known = self.engine.read(move |view| view.state.node_id(&checked).is_some()).await?;
+        if !known {
+            let message = format!("there is no node {name}");
+            return Err(Refusal::new(Code::NotFound, "unknown-node", message, "attach before serving logs"));
+        }
+        let (queries, receiver) = mpsc::channel(QUERIES_QUEUE);
+        let stream = self.number();
+        locked(&self.board).nodes.insert(name.to_owned(), Attached { stream, queries });
+        Ok((StreamOf { name: name.to_owned(), stream }, receiver))
+    }
+
+    /// Routes what a node's stream brings until it ends.
+    pub(crate) async fn pump(&self, _of: &StreamOf, mut incoming: Streaming<ServeLogsRequest>) {
+        while let Ok(Some(message)) = incoming.message().await {
+            self.route(message);
+        }
+    }
+
+    fn route(&self, message: ServeLogsRequest) {
+        let query = message.query_id;
+        let mut board = locked(&self.board);
+        let Some(asked) = board.asked.get(&query) else { return };
+        let end = message.end;
+        let what = if end { What::End(message.error) } else { What::Data(chunk(message)) };
+        let taken = asked.out.try_send(Piece { query, what }).is_ok();
+        if taken && !end {
+            return;
+        }
+        if let Some(asked) = board.asked.remove(&query).filter(|_| !taken) {
+            asked.lost.add(query);
+            send(&board, &asked.node, ServeLogsResponse { query_id: query, cancel: true, ..Default::default() });
+        }
+    }
+
+    /// Ends a node's stream if it is still the present one; its queries are lost.
+    pub(crate) fn detach(&self, of: &StreamOf) {
+        let mut board = locked(&self.board);
+        if board.nodes.get(&of.name).is_none_or(|attached| attached.stream != of.stream) {
+            return;
+        }
+        board.nodes.remove(&of.name);
+        board.asked.retain(|query, asked| {
+            let stays = asked.node != of.name;
+            if !stays {
+                asked.lost.add(*query);
+            }
+            stays
+        });
+    }
+
+    /// Sends a query to a node. `None`: the node has no stream, or too many queries wait for it.
+    pub(crate) fn query(&self, node: &str, inbox: &Inbox, query: ServeLogsResponse) -> Option<u64> {
+        let number = self.number();
+        let mut board = locked(&self.board);
+        if !send(&board, node, ServeLogsResponse { query_id: number, ..query }) {
+            return None;
+        }
+        let asked = Asked { node: node.to_owned(), out: inbox.out.clone(), lost: Arc::clone(&inbox.lost) };
+        board.asked.insert(number, asked);
+        Some(number)
+    }
+
+    /// Asks a node to send what it has for a query and to end it.
+    pub(crate) fn finish(&self, node: &str, query: u64) {
+        let cancel = ServeLogsResponse { query_id: query, cancel: true, ..Default::default() };
+        send(&locked(&self.board), node, cancel);
+    }
+
+    /// Lets go of a query: what still comes for it is dropped.
+    pub(crate) fn forget(&self, query: u64) {
+        let mut board = locked(&self.board);
+        if let Some(asked) = board.asked.remove(&query) {
+            send(&board, &asked.node, ServeLogsResponse { query_id: query, cancel: true, ..Default::default() });
+        }
+    }
+
+    /// Tells a node that the output of elements is copied.
+    fn copied(&self, node: &str, job_id: u64, (first_index, last_index): (u32, u32)) {
+        let copied = ServeLogsResponse { job_id, first_index, last_index, copied: true, ..Default::default() };
+        send(&locked(&self.board), node, copied);
+    }
+}
+
+fn send(board: &Switchboard, node: &str, message: ServeLogsResponse) -> bool {
+    board.nodes.get(node).is_some_and(|attached| attached.queries.try_send(Ok(message)).is_ok())
+}
+
+fn chunk(message: ServeLogsRequest) -> LogChunk {
+    LogChunk {
+        index: message.index,
+        rank: message.rank,
+        attempt: message.attempt,
+        stream: i32::try_from(message.stream).unwrap_or(0),
+        data: message.data,
+        dropped_bytes: message.dropped_bytes,
+        wall_ms: message.wall_ms,
+    }
+}

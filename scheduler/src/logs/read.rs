@@ -1,0 +1,436 @@
+//! ReadLogs: copies first, then the nodes; with `follow` until the selected tasks ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::Stream;
+use gangsaw_core::id::{Index, JobId, Rank};
+use gangsaw_core::ranges::RangeSet;
+use gangsaw_proto::jobs::v1 as wire;
+use gangsaw_proto::log::v1::LogChunk;
+use gangsaw_proto::node::v1::ServeLogsResponse;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+use super::copies::{self, Key, key};
+use super::{Inbox, Logs, What};
+use crate::engine::View;
+use crate::rpc::ask;
+use crate::rpc::errors::Refusal;
+use crate::wire::terms::is_ended;
+
+/// The stream of one reader.
+pub(crate) type ReadStream = Pin<Box<dyn Stream<Item = Result<wire::ReadLogsResponse, Status>> + Send>>;
+
+/// Messages of at most 64 KiB that may wait for a reader, beyond what its connection holds.
+const OUT_QUEUE: usize = 16;
+/// How long nodes may take to send what is left once the tasks ended.
+const LAST_WAIT: Duration = Duration::from_secs(10);
+/// How often a follower looks for nodes that came or came back, if nothing tells it earlier.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Bytes of a stream that `tail` holds while it looks for the end.
+const TAIL_BYTES_MAX: usize = 8 << 20;
+/// Runs of tasks that are looked at; arrays have few, for neighbours are alike.
+const TASKS_PAGE: usize = 1_000;
+
+/// Neighbouring tasks whose newest attempt is the same one's on the same node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Run {
+    first: Index,
+    last: Index,
+    rank: Rank,
+    attempt: u32,
+    node: String,
+}
+
+/// Where the selected tasks' newest attempts are, and whether all have ended.
+#[derive(Clone, Debug, Default)]
+struct Plan {
+    runs: Vec<Run>,
+    ended: bool,
+}
+
+/// What a reader asked for.
+struct Wanted {
+    job: JobId,
+    elements: Option<RangeSet>,
+    request: wire::ReadLogsRequest,
+    since_ms: u64,
+}
+
+impl Wanted {
+    fn takes(&self, chunk: &LogChunk) -> bool {
+        let stream = self.request.stream == 0 || self.request.stream == chunk.stream;
+        let element = self.elements.as_ref().is_none_or(|set| set.contains(chunk.index));
+        let rank = self.request.rank.is_none_or(|rank| rank == chunk.rank);
+        let attempt = self.request.attempt == 0 || self.request.attempt == chunk.attempt;
+        stream && element && rank && attempt && (self.since_ms == 0 || chunk.wall_ms > self.since_ms)
+    }
+}
+
+impl Logs {
+    /// Answers a ReadLogs.
+    pub(crate) async fn read(
+        &self,
+        request: wire::ReadLogsRequest,
+        stop: CancellationToken,
+    ) -> Result<ReadStream, Refusal> {
+        let (job, elements) = ask::selector(request.select.clone())?;
+        let known = self.engine.read(move |view| {
+            let old = || crate::store::history::job(view.history, job.0).ok().flatten().is_some();
+            view.state.job(job).is_some() || old()
+        });
+        if !known.await? {
+            return Err(ask::unknown_job(job.0));
+        }
+        let since_ms = request.since.map_or(0, |since| {
+            u64::try_from(since.seconds.saturating_mul(1_000) + i64::from(since.nanos) / 1_000_000).unwrap_or(0)
+        });
+        let wanted = Wanted { job, elements, request, since_ms };
+        let (out, messages) = mpsc::channel(OUT_QUEUE);
+        let reader = Reader { logs: self.clone(), wanted, out, given: BTreeMap::new(), tails: BTreeMap::new() };
+        // Ends with its reader: sending to a stream that is gone fails.
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = reader.run() => {}
+                () = stop.cancelled() => {}
+            }
+        });
+        Ok(Box::pin(ReceiverStream::new(messages)))
+    }
+}
+
+/// The reader hung up.
+struct HungUp;
+
+struct Reader {
+    logs: Logs,
+    wanted: Wanted,
+    out: mpsc::Sender<Result<wire::ReadLogsResponse, Status>>,
+    /// Bytes given of each stream.
+    given: BTreeMap<Key, u64>,
+    tails: BTreeMap<Key, Vec<u8>>,
+}
+
+/// A query that was not answered yet.
+struct Open {
+    node: String,
+    /// Bytes it yielded of each stream: a repeated one yields again what was given before.
+    seen: BTreeMap<Key, u64>,
+}
+
+impl Reader {
+    async fn run(mut self) {
+        let ended = match self.read().await {
+            Err(HungUp) => return,
+            Ok(Some(refusal)) => Err(refusal),
+            Ok(None) => Ok(()),
+        };
+        for (stream, data) in std::mem::take(&mut self.tails) {
+            if self.send(stream, data, 0).await.is_err() {
+                return;
+            }
+        }
+        if let Err(refusal) = ended {
+            let _ = self.out.send(Err(Status::from(refusal))).await;
+        }
+    }
+
+    /// Reads copies, then nodes; returns why something could not be read.
+    async fn read(&mut self) -> Result<Option<Refusal>, HungUp> {
+        let mut plan = match self.plan().await {
+            Ok(plan) => plan,
+            Err(refusal) => return Ok(Some(refusal)),
+        };
+        if let Err(refusal) = self.read_copies(&plan).await? {
+            return Ok(Some(refusal));
+        }
+        let copied: BTreeSet<Key> = self.given.keys().copied().collect();
+        let follow = self.wanted.request.follow && !plan.ended;
+        let mut inbox = Inbox::new();
+        let mut open: BTreeMap<u64, Open> = BTreeMap::new();
+        let mut asked: BTreeSet<String> = BTreeSet::new();
+        let mut away = self.ask_nodes(&plan, &inbox, (&mut open, &mut asked), follow);
+        let mut finishing = !follow;
+        let mut deadline = tokio::time::Instant::now() + LAST_WAIT;
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        while !(finishing && open.is_empty()) {
+            tokio::select! {
+                biased;
+                Some(piece) = inbox.pieces.recv() => {
+                    deadline = tokio::time::Instant::now() + LAST_WAIT;
+                    match piece.what {
+                        What::End(_) => { open.remove(&piece.query); }
+                        What::Data(chunk) => self.data(chunk, &plan, &copied, open.get_mut(&piece.query)).await?,
+                    }
+                }
+                () = inbox.lost.changed.notified() => {
+                    for query in inbox.lost.take() {
+                        if let Some(lost) = open.remove(&query) { asked.remove(&lost.node); }
+                    }
+                    away = self.ask_nodes(&plan, &inbox, (&mut open, &mut asked), follow);
+                }
+                () = self.out.closed() => { self.forget(&open); return Err(HungUp); }
+                () = tokio::time::sleep_until(deadline), if finishing => {
+                    self.forget(&open);
+                    return Ok(Some(unreachable(&open.values().map(|open| open.node.clone()).collect::<Vec<_>>())));
+                }
+                _ = look.tick(), if !finishing => {
+                    match self.plan().await {
+                        Ok(newer) => plan = newer,
+                        Err(refusal) => return Ok(Some(refusal)),
+                    }
+                    away = self.ask_nodes(&plan, &inbox, (&mut open, &mut asked), true);
+                    if plan.ended {
+                        finishing = true;
+                        deadline = tokio::time::Instant::now() + LAST_WAIT;
+                        for (query, each) in &open {
+                            self.logs.finish(&each.node, *query);
+                        }
+                    }
+                }
+            }
+        }
+        away.retain(|node| !self.has_given(&plan, node));
+        Ok((!away.is_empty()).then(|| unreachable(&away)))
+    }
+
+    fn forget(&self, open: &BTreeMap<u64, Open>) {
+        for query in open.keys() {
+            self.logs.forget(*query);
+        }
+    }
+
+    /// Says whether something was given of a node's tasks: then its copies answered for it.
+    fn has_given(&self, plan: &Plan, node: &str) -> bool {
+        let of_node = |(index, rank, ..): &Key| {
+            plan.runs.iter().any(|run| run.node == node && run.rank == *rank && (run.first..=run.last).contains(index))
+        };
+        self.given.keys().any(of_node)
+    }
+
+    /// Asks every node of the plan that was not asked yet; returns the nodes that cannot be asked.
+    fn ask_nodes(
+        &self,
+        plan: &Plan,
+        inbox: &Inbox,
+        (open, asked): (&mut BTreeMap<u64, Open>, &mut BTreeSet<String>),
+        follow: bool,
+    ) -> Vec<String> {
+        let mut ranges: BTreeMap<&str, (Index, Index)> = BTreeMap::new();
+        for run in plan.runs.iter().filter(|run| !run.node.is_empty()) {
+            let range = ranges.entry(&run.node).or_insert((run.first, run.last));
+            *range = (range.0.min(run.first), range.1.max(run.last));
+        }
+        let request = &self.wanted.request;
+        let mut away = Vec::new();
+        for (node, (first, last)) in ranges {
+            if asked.contains(node) {
+                continue;
+            }
+            // Elements that start later on this node belong to the same query.
+            let (first_index, last_index) = if follow { (0, u32::MAX) } else { (first, last) };
+            let query = ServeLogsResponse {
+                job_id: self.wanted.job.0,
+                first_index,
+                last_index,
+                rank: request.rank,
+                attempt: request.attempt,
+                stream: u32::try_from(request.stream).unwrap_or(0),
+                follow,
+                tail_lines: request.tail_lines,
+                since_wall_ms: self.wanted.since_ms,
+                ..Default::default()
+            };
+            match self.logs.query(node, inbox, query) {
+                Some(number) => {
+                    open.insert(number, Open { node: node.to_owned(), seen: BTreeMap::new() });
+                    asked.insert(node.to_owned());
+                }
+                None => away.push(node.to_owned()),
+            }
+        }
+        away
+    }
+
+    /// Gives on what a node sent, but what was given before.
+    async fn data(
+        &mut self,
+        mut chunk: LogChunk,
+        plan: &Plan,
+        copied: &BTreeSet<Key>,
+        open: Option<&mut Open>,
+    ) -> Result<(), HungUp> {
+        let stream = key(&chunk);
+        if !self.wanted.takes(&chunk) || copied.contains(&stream) || self.is_old(&chunk, plan) {
+            return Ok(());
+        }
+        let length = chunk.data.len() as u64;
+        if let Some(open) = open {
+            let seen = open.seen.entry(stream).or_default();
+            let given = self.given.get(&stream).copied().unwrap_or(0);
+            let again = given.saturating_sub(*seen).min(length);
+            *seen += length;
+            if again > 0 {
+                chunk.data.drain(..usize::try_from(again).unwrap_or(0));
+                chunk.dropped_bytes = 0;
+            }
+        }
+        *self.given.entry(stream).or_default() += chunk.data.len() as u64;
+        if chunk.data.is_empty() && chunk.dropped_bytes == 0 {
+            return Ok(());
+        }
+        self.send(stream, chunk.data, chunk.dropped_bytes).await
+    }
+
+    /// Says whether a chunk is of an attempt before the newest, when the newest was asked for.
+    fn is_old(&self, chunk: &LogChunk, plan: &Plan) -> bool {
+        let of = |run: &&Run| run.rank == chunk.rank && (run.first..=run.last).contains(&chunk.index);
+        self.wanted.request.attempt == 0 && plan.runs.iter().find(of).is_some_and(|run| chunk.attempt < run.attempt)
+    }
+
+    async fn send(&self, (index, rank, attempt, stream): Key, data: Vec<u8>, dropped: u64) -> Result<(), HungUp> {
+        let mut dropped_bytes = dropped;
+        let mut pieces = data.chunks(64 << 10).map(<[u8]>::to_vec).collect::<Vec<_>>();
+        if pieces.is_empty() {
+            pieces.push(Vec::new());
+        }
+        for data in pieces {
+            let message = wire::ReadLogsResponse { index, rank, attempt, stream, data, dropped_bytes };
+            self.out.send(Ok(message)).await.map_err(|_| HungUp)?;
+            dropped_bytes = 0;
+        }
+        Ok(())
+    }
+
+    /// Gives what copies hold, the latest copy of each attempt's stream.
+    async fn read_copies(&mut self, plan: &Plan) -> Result<Result<(), Refusal>, HungUp> {
+        let unreadable = |error: std::io::Error| {
+            Refusal::new(Code::Internal, "logs-unreadable", format!("a copy of the logs cannot be read: {error}"), "")
+        };
+        let files = match copies::files(&self.logs.folder, self.wanted.job) {
+            Ok(files) => files,
+            Err(error) => return Ok(Err(unreadable(error))),
+        };
+        for file in files {
+            let before: BTreeSet<Key> = self.given.keys().copied().collect();
+            let (chunks, mut received) = mpsc::channel(OUT_QUEUE);
+            let read =
+                tokio::task::spawn_blocking(move || copies::read(&file, |chunk| chunks.blocking_send(chunk).is_ok()));
+            while let Some(chunk) = received.recv().await {
+                let stream = key(&chunk);
+                if !self.wanted.takes(&chunk) || before.contains(&stream) || self.is_old(&chunk, plan) {
+                    continue;
+                }
+                *self.given.entry(stream).or_default() += chunk.data.len() as u64;
+                match self.wanted.request.tail_lines {
+                    Some(lines) => keep_tail(self.tails.entry(stream).or_default(), &chunk.data, lines),
+                    None => self.send(stream, chunk.data, chunk.dropped_bytes).await?,
+                }
+            }
+            if let Ok(Err(error)) = read.await {
+                return Ok(Err(unreadable(error)));
+            }
+        }
+        for (stream, data) in std::mem::take(&mut self.tails) {
+            self.send(stream, data, 0).await?;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Asks the engine where the selected tasks are, a page at a time.
+    async fn plan(&self) -> Result<Plan, Refusal> {
+        let mut plan = Plan { runs: Vec::new(), ended: true };
+        let mut from = Some((0, 0));
+        while let Some(at) = from {
+            let (job, elements) = (self.wanted.job, self.wanted.elements.clone());
+            let page = self.logs.engine.read(move |view| page(view, job, elements.as_ref(), at)).await?;
+            let (runs, ended, next) = page;
+            plan.ended &= ended;
+            from = next;
+            for run in runs {
+                match plan.runs.last_mut() {
+                    Some(before) if continues(before, &run) => before.last = run.last,
+                    Some(_) | None => plan.runs.push(run),
+                }
+            }
+        }
+        Ok(plan)
+    }
+}
+
+fn continues(before: &Run, run: &Run) -> bool {
+    before.last.wrapping_add(1) == run.first && *before == Run { first: before.first, last: before.last, ..run.clone() }
+}
+
+type Page = (Vec<Run>, bool, Option<(Index, Rank)>);
+
+fn page(view: &View<'_>, job: JobId, elements: Option<&RangeSet>, from: (Index, Rank)) -> Page {
+    let page = view.state.tasks(job, elements, from, TASKS_PAGE);
+    let mut runs: Vec<Run> = Vec::new();
+    let mut ended = true;
+    for task in &page.tasks {
+        ended &= is_ended(task.state);
+        let node = task.node.and_then(|node| view.state.node(node)).map(|node| node.body.name.to_string());
+        let (attempt, node) = (task.attempt, node.unwrap_or_default());
+        let run = Run { first: task.index, last: task.index, rank: task.rank, attempt, node };
+        match runs.last_mut() {
+            Some(before) if continues(before, &run) => before.last = run.last,
+            Some(_) | None => runs.push(run),
+        }
+    }
+    (runs, ended, page.next)
+}
+
+fn unreachable(nodes: &[String]) -> Refusal {
+    let message = format!("no logs come from {} now", nodes.join(", "));
+    Refusal::new(Code::Unavailable, "node-unreachable", message, "try again when the node is connected")
+}
+
+/// Keeps the last `lines` lines of a stream, within bounds.
+fn keep_tail(tail: &mut Vec<u8>, data: &[u8], lines: u64) {
+    tail.extend_from_slice(data);
+    let body = tail.strip_suffix(b"\n").unwrap_or(tail);
+    let mut left = lines;
+    let mut cut = 0;
+    for (at, byte) in body.iter().enumerate().rev() {
+        if *byte == b'\n' {
+            left = left.saturating_sub(1);
+            if left == 0 {
+                cut = at + 1;
+                break;
+            }
+        }
+    }
+    if lines == 0 {
+        cut = tail.len();
+    }
+    let cut = cut.max(tail.len().saturating_sub(TAIL_BYTES_MAX));
+    tail.drain(..cut);
+}
+
+#[cfg(test)]
+mod tests {
+    //! The end of a stream, kept while it is read.
+
+    use super::*;
+
+    #[test]
+    fn a_tail_is_the_last_lines_with_or_without_a_last_newline() {
+        let tail = |lines: u64, parts: &[&str]| {
+            let mut tail = Vec::new();
+            for part in parts {
+                keep_tail(&mut tail, part.as_bytes(), lines);
+            }
+            String::from_utf8_lossy(&tail).into_owned()
+        };
+        assert_eq!(tail(2, &["a\nb\n", "c\n"]), "b\nc\n");
+        assert_eq!(tail(2, &["a\nb\nc"]), "b\nc");
+        assert_eq!(tail(5, &["a\n", "b"]), "a\nb");
+        assert_eq!(tail(0, &["a\n", "b"]), "");
+        assert_eq!(tail(1, &["a\nb", "b\n"]), "bb\n");
+    }
+}

@@ -1,0 +1,113 @@
+//! admin.v1: nodes, queues, and what the scheduler itself is.
+
+use gangsaw_core::effect::Reply;
+use gangsaw_core::id::{NodeName, QueueName};
+use gangsaw_core::input::{Change, Input};
+use gangsaw_proto::admin::v1 as wire;
+use gangsaw_proto::admin::v1::admin_service_server::AdminService;
+use tonic::{Request, Response, Status};
+
+use super::ask::{self, astray, invalid};
+use super::errors::Refusal;
+use crate::engine::Engine;
+use crate::wire::{terms, view};
+
+/// The service.
+#[derive(Clone)]
+pub(crate) struct Admin {
+    pub(crate) engine: Engine,
+    /// Wall time of the start in ms.
+    pub(crate) started_wall_ms: u64,
+}
+
+impl Admin {
+    async fn done(&self, input: Input) -> Result<(), Status> {
+        let Reply::Done = self.engine.ask(ask::token_holder()?, ask::request_id()?, input).await? else {
+            return Err(astray());
+        };
+        Ok(())
+    }
+}
+
+fn node_name(name: &str) -> Result<NodeName, Refusal> {
+    NodeName::new(name).map_err(|error| invalid("bad-name", format!("the node's name {error}")))
+}
+
+fn change(limit: Option<u64>) -> Change {
+    match limit {
+        None => Change::Keep,
+        Some(u64::MAX) => Change::Unlimited,
+        Some(limit) => Change::Set(limit),
+    }
+}
+
+#[tonic::async_trait]
+impl AdminService for Admin {
+    async fn list_nodes(
+        &self,
+        _request: Request<wire::ListNodesRequest>,
+    ) -> Result<Response<wire::ListNodesResponse>, Status> {
+        let nodes = self.engine.read(|view| {
+            let shown = view.state.nodes().map(|node| view::node(view.state, node, &view.volatile(node.body.id)));
+            shown.collect()
+        });
+        Ok(Response::new(wire::ListNodesResponse { nodes: nodes.await? }))
+    }
+
+    async fn set_node(
+        &self,
+        request: Request<wire::SetNodeRequest>,
+    ) -> Result<Response<wire::SetNodeResponse>, Status> {
+        let request = request.into_inner();
+        let mode = terms::mode_from(request.mode).ok_or_else(|| Refusal::missing("mode"))?;
+        self.done(Input::SetNode { name: node_name(&request.name)?, mode, reason: request.reason }).await?;
+        Ok(Response::new(wire::SetNodeResponse {}))
+    }
+
+    async fn forget_node(
+        &self,
+        request: Request<wire::ForgetNodeRequest>,
+    ) -> Result<Response<wire::ForgetNodeResponse>, Status> {
+        self.done(Input::ForgetNode { name: node_name(&request.into_inner().name)? }).await?;
+        Ok(Response::new(wire::ForgetNodeResponse {}))
+    }
+
+    async fn list_queues(
+        &self,
+        _request: Request<wire::ListQueuesRequest>,
+    ) -> Result<Response<wire::ListQueuesResponse>, Status> {
+        let queues = self.engine.read(|view| view.state.queues().map(|(key, queue)| view::queue(key, queue)).collect());
+        Ok(Response::new(wire::ListQueuesResponse { queues: queues.await? }))
+    }
+
+    async fn set_queue(
+        &self,
+        request: Request<wire::SetQueueRequest>,
+    ) -> Result<Response<wire::SetQueueResponse>, Status> {
+        let request = request.into_inner();
+        let name =
+            QueueName::new(&request.name).map_err(|error| invalid("bad-name", format!("the queue's name {error}")))?;
+        let input = Input::SetQueue {
+            name,
+            running_max: change(request.running_max),
+            queued_max: change(request.queued_max),
+            gpus_max: change(request.gpus_max),
+        };
+        self.done(input).await?;
+        Ok(Response::new(wire::SetQueueResponse {}))
+    }
+
+    async fn get_server(
+        &self,
+        _request: Request<wire::GetServerRequest>,
+    ) -> Result<Response<wire::GetServerResponse>, Status> {
+        let (last_seq, (disk_full, refused_inputs)) = self.engine.read(|view| (view.last_seq, view.troubles())).await?;
+        Ok(Response::new(wire::GetServerResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            last_seq,
+            started_at: Some(view::timestamp(self.started_wall_ms)),
+            disk_full,
+            refused_inputs,
+        }))
+    }
+}

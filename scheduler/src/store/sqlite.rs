@@ -1,0 +1,304 @@
+//! The database file: batches of events, the snapshot, and the rows that history queries read.
+//!
+//! One connection appends; the keeper has a second one that only copies, moves and deletes what is already old. Every
+//! append is one transaction and one fsync of the write-ahead log; moving the log into the database is the keeper's.
+//!
+//! Invariants:
+//! - After an append failed for any reason but a full disk, this store never appends again: SQLite would let the next
+//!   commit succeed on top of lost pages.
+//! - Batches are contiguous: each begins one after the last ended.
+//!
+//! Elsewhere: what the frames hold is `codec`, their checksums `frame`, moving old events out `keeper`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, params};
+
+use super::fail::{FailAt, FailMoment};
+use super::wal::{self, Tail};
+
+/// Version of the tables below. A file with another one is refused.
+const FORMAT: i64 = 1;
+/// How long a transaction waits for the keeper's; each of the keeper's takes a few milliseconds.
+const BUSY_WAIT: Duration = Duration::from_secs(20);
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS batch (
+    first_seq INTEGER PRIMARY KEY, last_seq INTEGER NOT NULL, wall_ms INTEGER NOT NULL, frames BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS snapshot (
+    seq INTEGER NOT NULL, part INTEGER NOT NULL, count INTEGER NOT NULL, frames BLOB NOT NULL,
+    PRIMARY KEY (seq, part)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS job (
+    job_id INTEGER PRIMARY KEY, submitted_wall_ms INTEGER NOT NULL, state INTEGER NOT NULL,
+    queue TEXT NOT NULL, user TEXT NOT NULL, name TEXT NOT NULL, job BLOB NOT NULL, spec BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS task (
+    job_id INTEGER NOT NULL, first INTEGER NOT NULL, rank INTEGER NOT NULL, last INTEGER NOT NULL, task BLOB NOT NULL,
+    PRIMARY KEY (job_id, first, rank)) WITHOUT ROWID;
+";
+
+/// Why a database cannot be opened or read.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another scheduler holds the file.
+    #[error("another scheduler is using {0}")]
+    InUse(PathBuf),
+    /// The file was written by another version.
+    #[error("{path} has store format {found}, and this version reads {FORMAT}")]
+    Format {
+        /// The database.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+    },
+    /// Something that was once good is not now.
+    #[error("{path} is damaged at {place}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The event or frame.
+        place: String,
+    },
+    /// SQLite refused.
+    #[error("cannot read {path}")]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// Its reason.
+        source: rusqlite::Error,
+    },
+    /// The file system refused.
+    #[error("cannot use {path}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Its reason.
+        source: std::io::Error,
+    },
+}
+
+/// Why a batch was not appended.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The disk is full and nothing was written. It may be tried again.
+    #[error("the disk is full")]
+    Full,
+    /// Whether the batch is on disk is unknown. Nothing is appended any more.
+    #[error("the log cannot be trusted after a failed write")]
+    Latched(#[source] rusqlite::Error),
+    /// An earlier failure latched.
+    #[error("an earlier write to the log failed")]
+    LatchedBefore,
+}
+
+/// One row that history queries read; it replaces the row with the same key.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Row {
+    /// A job's summary, and what was asked for.
+    Job(JobRow),
+    /// Tasks of a job that look alike, of one rank.
+    Tasks { job_id: u64, first: u32, last: u32, rank: u32, task: Vec<u8> },
+}
+
+/// A job as history keeps it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct JobRow {
+    pub(crate) job_id: u64,
+    pub(crate) submitted_wall_ms: u64,
+    /// Number of the job's state on the wire.
+    pub(crate) state: i32,
+    pub(crate) queue: String,
+    pub(crate) user: String,
+    pub(crate) name: String,
+    /// A `gangsaw.jobs.v1.Job`.
+    pub(crate) job: Vec<u8>,
+    /// A `gangsaw.jobs.v1.JobSpec`.
+    pub(crate) spec: Vec<u8>,
+}
+
+/// Frames that become durable together.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) first_seq: u64,
+    pub(crate) count: u64,
+    pub(crate) wall_ms: u64,
+    pub(crate) frames: Vec<u8>,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// The database file, locked for this process.
+#[derive(Debug)]
+pub(crate) struct Database {
+    pub(crate) connection: Connection,
+    pub(crate) path: PathBuf,
+    wal: PathBuf,
+    appends: u64,
+    fail: Option<FailAt>,
+    latched: bool,
+    _lock: std::fs::File,
+}
+
+impl Database {
+    /// Locks, checks and opens `folder/gangsaw.db`, making it if there is none.
+    pub(crate) fn open(folder: &Path, fail: Option<FailAt>) -> Result<Database, OpenError> {
+        let path = folder.join("gangsaw.db");
+        let wal = folder.join("gangsaw.db-wal");
+        let lock = lock(folder, &path)?;
+        match wal::inspect(&wal) {
+            Ok(Tail::Sound) => {}
+            Ok(Tail::Damaged { frame }) => {
+                return Err(OpenError::Damaged { path: wal, place: format!("frame {frame} of the write-ahead log") });
+            }
+            Err(source) => return Err(OpenError::Io { path: wal, source }),
+        }
+        let connection = connect(&path).map_err(|source| OpenError::Sqlite { path: path.clone(), source })?;
+        let database = Database { connection, path, wal, appends: 0, fail, latched: false, _lock: lock };
+        database.check_format()?;
+        Ok(database)
+    }
+
+    fn check_format(&self) -> Result<(), OpenError> {
+        let wrap = |source| OpenError::Sqlite { path: self.path.clone(), source };
+        let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'meta'";
+        let made: i64 = self.connection.query_row(tables, [], |row| row.get(0)).map_err(wrap)?;
+        if made == 0 {
+            let create = format!("BEGIN IMMEDIATE; {SCHEMA} INSERT INTO meta VALUES ('format', {FORMAT}); COMMIT");
+            return self.connection.execute_batch(&create).map_err(wrap);
+        }
+        let found = meta(&self.connection, "format").map_err(wrap)?.unwrap_or(0);
+        if found != FORMAT {
+            return Err(OpenError::Format { path: self.path.clone(), found });
+        }
+        Ok(())
+    }
+
+    /// Makes `batch` durable: one transaction, one fsync.
+    pub(crate) fn append(&mut self, batch: &Batch) -> Result<(), AppendError> {
+        if self.latched {
+            return Err(AppendError::LatchedBefore);
+        }
+        self.appends += 1;
+        self.strike(FailMoment::Before);
+        match self.transact(batch) {
+            Ok(()) => {
+                self.strike(FailMoment::Torn);
+                self.strike(FailMoment::After);
+                Ok(())
+            }
+            Err(error) if is_full(&error) && self.connection.is_autocommit() => Err(AppendError::Full),
+            Err(error) => {
+                self.latched = true;
+                Err(AppendError::Latched(error))
+            }
+        }
+    }
+
+    fn strike(&self, moment: FailMoment) {
+        if let Some(fail) = self.fail {
+            fail.strike(self.appends, moment, &self.wal);
+        }
+    }
+
+    fn transact(&mut self, batch: &Batch) -> rusqlite::Result<()> {
+        let done = write(&self.connection, batch);
+        if done.is_err() && !self.connection.is_autocommit() {
+            // A failed roll-back leaves the transaction open, which `append` takes for a latch.
+            let _ = self.connection.execute_batch("ROLLBACK");
+        }
+        done
+    }
+}
+
+fn write(connection: &Connection, batch: &Batch) -> rusqlite::Result<()> {
+    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    if batch.count > 0 {
+        connection.prepare_cached("INSERT INTO batch VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+            batch.first_seq.cast_signed(),
+            (batch.first_seq + batch.count - 1).cast_signed(),
+            batch.wall_ms.cast_signed(),
+            batch.frames,
+        ])?;
+    }
+    for row in &batch.rows {
+        write_row(connection, row)?;
+    }
+    connection.prepare_cached("COMMIT")?.execute([])?;
+    Ok(())
+}
+
+fn write_row(connection: &Connection, row: &Row) -> rusqlite::Result<()> {
+    match row {
+        Row::Job(job) => {
+            let sql = "INSERT OR REPLACE INTO job VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+            connection.prepare_cached(sql)?.execute(params![
+                job.job_id.cast_signed(),
+                job.submitted_wall_ms.cast_signed(),
+                job.state,
+                job.queue,
+                job.user,
+                job.name,
+                job.job,
+                job.spec,
+            ])?;
+        }
+        Row::Tasks { job_id, first, last, rank, task } => {
+            let sql = "INSERT OR REPLACE INTO task VALUES (?1, ?2, ?3, ?4, ?5)";
+            connection.prepare_cached(sql)?.execute(params![job_id.cast_signed(), first, rank, last, task])?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes the lock that keeps a second scheduler away. A file of its own: closing any handle of the database would drop
+/// SQLite's own locks.
+fn lock(folder: &Path, path: &Path) -> Result<std::fs::File, OpenError> {
+    use rustix::fs::{FlockOperation, flock};
+    let lock_path = folder.join("gangsaw.db.lock");
+    let io = |source| OpenError::Io { path: lock_path.clone(), source };
+    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(io)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse(path.to_owned())),
+        Err(error) => Err(io(error.into())),
+    }
+}
+
+/// Opens a connection with the settings that durability rests on.
+pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_WAIT)?;
+    let mode: String = connection.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))?;
+    if mode != "wal" {
+        return Err(rusqlite::Error::InvalidParameterName(format!("journal mode {mode}")));
+    }
+    // The keeper checkpoints, so that no append ever waits for the database file's fsync.
+    connection.execute_batch("PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; PRAGMA cell_size_check=ON")?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
+
+/// Opens a connection that only reads.
+pub(crate) fn connect_read_only(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_WAIT)?;
+    Ok(connection)
+}
+
+/// Returns a number from the `meta` table.
+pub(crate) fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
+    let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
+    let mut rows = statement.query([key])?;
+    rows.next()?.map(|row| row.get(0)).transpose()
+}
+
+/// Returns whether `error` says that the disk is full and nothing else is wrong.
+pub(crate) fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|inner| {
+        inner.code == rusqlite::ErrorCode::DiskFull
+            // The shared index beside the log could not grow: no page of the log was touched.
+            || inner.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+    })
+}

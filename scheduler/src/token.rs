@@ -1,0 +1,123 @@
+//! The loopback token: a random secret made once per state folder and kept over restarts.
+//!
+//! Loopback is shared by every local user, so an address alone admits nobody. The scheduler keeps its token in the
+//! state folder and leaves a copy under `credentials/HOST:PORT`, where clients of the same user look it up by address.
+//!
+//! Invariants:
+//! - Neither file is ever readable by anyone but its owner, not even while it is being written.
+//! - Tokens are compared in constant time.
+//!
+//! Elsewhere: asking for the token is `rpc::auth`; clients have their own look-up.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Random bytes in a token: 256 bits, far beyond guessing.
+const TOKEN_BYTES: usize = 32;
+
+/// A scheduler's secret. `Debug` does not show it.
+#[derive(Clone)]
+pub struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+impl Token {
+    /// Reads the token of the state folder `dir`, or makes it.
+    ///
+    /// # Errors
+    /// The file cannot be read or written, or does not hold a token.
+    pub fn of_folder(dir: &Path) -> io::Result<Token> {
+        let path = dir.join("token");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => parse(text.trim()).ok_or_else(|| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("{} does not hold a token", path.display()))
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let token = Token::random()?;
+                write_private(&path, token.0.as_bytes())?;
+                Ok(token)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn random() -> io::Result<Token> {
+        let mut bytes = [0_u8; TOKEN_BYTES];
+        let mut filled = 0;
+        while filled < TOKEN_BYTES {
+            filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())?;
+        }
+        Ok(Token(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+    }
+
+    /// Returns whether `presented` is this token, in time that does not depend on where they differ.
+    #[must_use]
+    pub fn admits(&self, presented: &[u8]) -> bool {
+        let mine = self.0.as_bytes();
+        let mut difference = mine.len() ^ presented.len();
+        for (index, byte) in mine.iter().enumerate() {
+            difference |= usize::from(byte ^ presented.get(index).copied().unwrap_or(0));
+        }
+        difference == 0
+    }
+
+    /// Returns the secret itself, for the one who sends it.
+    #[must_use]
+    pub fn secret(&self) -> &str {
+        &self.0
+    }
+}
+
+fn parse(text: &str) -> Option<Token> {
+    (text.len() == 2 * TOKEN_BYTES && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| Token(text.to_owned()))
+}
+
+/// Leaves the token where this user's clients look it up by address, and returns the file.
+///
+/// # Errors
+/// The folder or file cannot be written.
+pub(crate) fn leave_credentials(credentials: &Path, address: SocketAddr, token: &Token) -> io::Result<PathBuf> {
+    make_private_folder(credentials)?;
+    let path = credentials.join(address.to_string());
+    write_private(&path, token.0.as_bytes())?;
+    Ok(path)
+}
+
+/// Returns this user's credentials folder: `$XDG_STATE_HOME/gangsaw/credentials`, else below `$HOME/.local/state`.
+#[must_use]
+pub fn credentials_folder() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .map(|state| state.join("gangsaw/credentials"))
+}
+
+/// Makes a folder, and those above it, for its owner only.
+pub(crate) fn make_private_folder(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Replaces a file atomically with one that only its owner may read.
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let fresh = path.with_file_name(name);
+    match std::fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&fresh, path)
+}
+
+#[cfg(test)]
+mod tests;
