@@ -43,6 +43,8 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 /// Shortest wait after a turn in which nothing became true: a moment that passed and changes nothing (placement that
 /// waits for disk space) must not spin. A message ends any wait at once.
 const IDLE_WAIT_MIN: Duration = Duration::from_millis(5);
+/// How far the wall clock may run from the cluster's before times for people follow it.
+const WALL_STEP_MS: u64 = 500;
 /// Tries of an append on a full disk after the ballast was given up, and the wait between two.
 const FULL_TRIES: u32 = 100;
 const FULL_WAIT: Duration = Duration::from_millis(100);
@@ -61,6 +63,8 @@ pub(super) struct Running {
     refused: Refused,
     metrics: Arc<Metrics>,
     decide: Decide,
+    /// Wall time of cluster time zero.
+    wall_base_ms: u64,
     /// The last turn appended nothing.
     idle: bool,
 }
@@ -101,6 +105,7 @@ impl Running {
             refused: Refused::new(parts.refused_inputs),
             metrics: parts.metrics,
             decide,
+            wall_base_ms: now.wall_ms.saturating_sub(now.time.0),
             idle: false,
         }
     }
@@ -150,7 +155,8 @@ impl Running {
     /// Reads the clocks and the disk, once a batch.
     fn look_around(&mut self) {
         // The state's time may be ahead by the milliseconds that the clock's base was rounded down by.
-        self.now = Now { time: Time(self.clock.now_ms().max(self.state.now().0)), wall_ms: wall_ms() };
+        let time = self.clock.now_ms().max(self.state.now().0);
+        self.now = Now { time: Time(time), wall_ms: self.steady_wall(time) };
         let full = self.disk.check().unwrap_or_else(|error| {
             tracing::error!(%error, "the state folder's file system cannot be asked for its space");
             true
@@ -160,6 +166,17 @@ impl Running {
             self.metrics.disk_full.set(i64::from(full));
         }
         self.desk.disk_full = full;
+    }
+
+    /// Returns the wall time that goes with `time`: the same moment reads the same twice, unless somebody set the clock.
+    fn steady_wall(&mut self, time: u64) -> u64 {
+        let wall = wall_ms();
+        let steady = self.wall_base_ms + time;
+        if steady.abs_diff(wall) <= WALL_STEP_MS {
+            return steady;
+        }
+        self.wall_base_ms = wall.saturating_sub(time);
+        wall
     }
 
     fn take(&mut self, message: Message, batch: &mut Batch) {
@@ -243,10 +260,17 @@ impl Running {
 
     fn hello(&mut self, said: Hello, batch: &mut Batch) {
         let Hello { request, session, out, volatile, answer } = said;
+        if let Input::NodeHello(hello) = &request.input
+            && self.desk.is_late(&self.state, hello, &volatile)
+        {
+            // The node's newer stream goes on.
+            let _ = answer.send(Err(Refusal::late_hello()));
+            return;
+        }
         let refusal = match self.decide(&request, batch) {
             Some(Reply::Welcome { node, acked_report }) => {
                 self.desk.heard(node, self.now);
-                self.desk.devices(node, volatile);
+                self.desk.hello(node, volatile);
                 let ttl = Desk::ttl(&self.state).0;
                 let heartbeat = ttl / gangsaw_core::liveness::HEARTBEATS_PER_TTL;
                 let welcome = grant::welcome(node, acked_report, ttl, heartbeat);

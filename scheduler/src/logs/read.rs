@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::copies::{self, Key, key};
-use super::{Inbox, Logs, What};
+use super::{Inbox, Logs, Reading, What};
 use crate::engine::View;
 use crate::rpc::ask;
 use crate::rpc::errors::Refusal;
@@ -91,7 +91,16 @@ impl Logs {
         });
         let wanted = Wanted { job, elements, request, since_ms };
         let (out, messages) = mpsc::channel(OUT_QUEUE);
-        let reader = Reader { logs: self.clone(), wanted, out, given: BTreeMap::new(), tails: BTreeMap::new() };
+        let reading = self.reading(job.0);
+        let reader = Reader {
+            logs: self.clone(),
+            wanted,
+            out,
+            given: BTreeMap::new(),
+            tails: BTreeMap::new(),
+            failed: Vec::new(),
+            _reading: reading,
+        };
         // Ends with its reader: sending to a stream that is gone fails.
         self.tasks.spawn(async move {
             tokio::select! {
@@ -113,6 +122,9 @@ struct Reader {
     /// Bytes given of each stream.
     given: BTreeMap<Key, u64>,
     tails: BTreeMap<Key, Vec<u8>>,
+    /// What nodes said of what they could not read.
+    failed: Vec<String>,
+    _reading: Reading,
 }
 
 /// A query that was not answered yet.
@@ -163,7 +175,12 @@ impl Reader {
                 Some(piece) = inbox.pieces.recv() => {
                     deadline = tokio::time::Instant::now() + LAST_WAIT;
                     match piece.what {
-                        What::End(_) => { open.remove(&piece.query); }
+                        What::End(error) => {
+                            let node = open.remove(&piece.query).map(|open| open.node).unwrap_or_default();
+                            if !error.is_empty() {
+                                self.failed.push(format!("{node}: {error}"));
+                            }
+                        }
                         What::Data(chunk) => self.data(chunk, &plan, &copied, open.get_mut(&piece.query)).await?,
                     }
                 }
@@ -193,6 +210,10 @@ impl Reader {
                     }
                 }
             }
+        }
+        if !self.failed.is_empty() {
+            let message = format!("not all logs could be read: {}", self.failed.join("; "));
+            return Ok(Some(Refusal::new(Code::Unavailable, "logs-unreadable", message, "try again")));
         }
         away.retain(|node| !self.has_given(&plan, node));
         Ok((!away.is_empty()).then(|| unreachable(&away)))
