@@ -11,6 +11,7 @@
 //! Elsewhere: `read` answers ReadLogs, `copies` keeps finished output, the agent's side is in its own crate.
 
 pub(crate) mod copies;
+mod plan;
 mod read;
 
 use std::collections::BTreeMap;
