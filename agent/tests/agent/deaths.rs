@@ -3,7 +3,7 @@
 use gangsaw_proto::node::v1::{ended, held_lease};
 
 use crate::Test;
-use crate::node::{Node, grant, signal, wait_for};
+use crate::node::{Node, grant, runs, signal, wait_for};
 
 pub(crate) const TESTS: &[Test] = &[
     ("killed_agent_finds_its_task_again_and_the_exit_code_is_right", killed_agent_finds_its_task_again),
@@ -38,7 +38,7 @@ fn task_that_ended_alone_is_reported() {
     let pid = node.started(1).pid;
     node.kill_agent();
     std::fs::write(go, "").unwrap();
-    wait_for("the task's end", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
+    wait_for("the task's end", || !runs(pid));
     let hello = node.start_agent(&[]);
     assert_eq!(hello.leases.first().map(|lease| lease.phase()), Some(held_lease::Phase::Ended));
     assert_eq!(node.ended(1).exit_code, Some(8));
@@ -50,7 +50,7 @@ fn unacknowledged_report_is_made_again() {
     node.grant(1, "exit 9");
     // Reports leave one at a time, so the end itself may still wait in the agent.
     let pid = node.started(1).pid;
-    wait_for("the task's end", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
+    wait_for("the task's end", || !runs(pid));
     node.kill_agent();
     node.scheduler.acks(true);
     assert_eq!(node.start_agent(&[]).leases.len(), 1);
@@ -92,7 +92,7 @@ fn killed_supervisor_ends_attempts() {
     signal(node.supervisor().unwrap(), "-KILL");
     let ended = node.ended(1);
     assert_eq!((ended.cause(), ended.exit_code), (ended::Cause::Infra, None));
-    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    assert!(!runs(pid));
     assert_eq!(node.running("sleep"), Vec::<u32>::new(), "nothing of it is left when the end is told");
     node.grant(2, "exit 3");
     assert_eq!(node.ended(2).exit_code, Some(3));
