@@ -92,6 +92,8 @@ fn silent_scheduler_stops_a_task_that_asked_for_it() {
     node.say_grant(careful);
     node.grant(2, "sleep 600");
     node.started(1);
+    node.started(2);
+    wait_for("both sleeps", || node.running("sleep").len() == 2);
     node.scheduler.acks(false);
     wait_for("the end of the careful one", || node.running("sleep").len() == 1);
     node.scheduler.acks(true);
