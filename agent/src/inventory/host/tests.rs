@@ -30,10 +30,7 @@ const MEMINFO: (&str, &str) = ("proc/meminfo", "MemTotal:       8388608 kB\nMemF
 fn machine_without_limits_is_offered_whole() {
     let tree = Tree::new("whole", &[MEMINFO, ("proc/sys/kernel/random/boot_id", "abc\n")]);
     let host = read(&tree.0, 4);
-    assert_eq!(
-        host,
-        Host { milli_cpus: 4000, memory_bytes: 8 << 30, boot_id: "abc".to_owned(), notes: Vec::new() }
-    );
+    assert_eq!(host, Host { milli_cpus: 4000, memory_bytes: 8 << 30, boot_id: "abc".to_owned(), notes: Vec::new() });
 }
 
 #[test]
@@ -53,10 +50,7 @@ fn smallest_limit_of_all_parents_holds_in_version_2() {
     let host = read(&tree.0, 4);
     assert_eq!(host.milli_cpus, 1500);
     assert_eq!(host.memory_bytes, 1 << 30);
-    assert_eq!(
-        host.notes,
-        ["cpu: limited to 1.500 cores by a cgroup", "memory: limited to 1024 MiB by a cgroup"]
-    );
+    assert_eq!(host.notes, ["cpu: limited to 1.500 cores by a cgroup", "memory: limited to 1024 MiB by a cgroup"]);
 }
 
 #[test]
