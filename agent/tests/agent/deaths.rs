@@ -12,6 +12,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("chunk_goes_on_without_an_agent_and_nothing_is_told_twice_or_lost", chunk_goes_on_without_an_agent),
     ("killed_supervisor_ends_attempts_as_infra_and_leaves_no_process", killed_supervisor_ends_attempts),
     ("agent_and_supervisor_killed_together_leave_no_process", both_killed_leave_no_process),
+    ("node_without_a_supervisor_says_so_and_fails_its_leases_as_infra", node_without_a_supervisor_says_so),
     ("progress_goes_on_after_a_restart_of_the_agent", progress_goes_on_after_a_restart),
 ];
 
@@ -141,4 +142,13 @@ fn progress_goes_on_after_a_restart() {
         }
         _ => None,
     });
+}
+
+fn node_without_a_supervisor_says_so() {
+    let (node, hello) = Node::start(&["--no-exe"]);
+    let notes = hello.inventory.unwrap().notes;
+    assert!(notes.iter().any(|note| note.starts_with("supervisor: ")), "{notes:?}");
+    node.grant(1, "true");
+    let failed = node.start_failed(1);
+    assert!(!failed.users_fault, "{failed:?}");
 }

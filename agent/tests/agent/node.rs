@@ -33,7 +33,7 @@ pub(crate) fn agent_main() -> ExitCode {
         cgroup_root: None,
         gpus: flag("--gpus"),
         stop_tasks: flag("--stop-tasks"),
-        exe: None,
+        exe: flag("--no-exe").then(|| PathBuf::from("/nowhere/gangsaw")),
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let result = runtime.block_on(async {
@@ -200,9 +200,12 @@ impl Node {
     /// The pid of the supervisor of this node, if it lives.
     pub(crate) fn supervisor(&self) -> Option<u32> {
         let state = self.state.path().to_str().unwrap().to_owned();
-        processes().into_iter().find(|(_, words, _)| {
-            words.get(1).is_some_and(|verb| verb == "supervisor") && words.iter().any(|word| word.contains(&state))
-        }).map(|(pid, _, _)| pid)
+        processes()
+            .into_iter()
+            .find(|(_, words, _)| {
+                words.get(1).is_some_and(|verb| verb == "supervisor") && words.iter().any(|word| word.contains(&state))
+            })
+            .map(|(pid, _, _)| pid)
     }
 
     /// Processes of this node that have this word among their arguments.
@@ -227,9 +230,13 @@ impl Drop for Node {
         }
         let state = self.state.path().to_str().unwrap().to_owned();
         let ours = || {
-            processes().into_iter().filter(|(_, words, environ)| {
-                words.iter().any(|word| word.contains(&state)) || environ.iter().any(|pair| pair.contains(&state))
-            }).map(|(pid, _, _)| pid).collect::<Vec<u32>>()
+            processes()
+                .into_iter()
+                .filter(|(_, words, environ)| {
+                    words.iter().any(|word| word.contains(&state)) || environ.iter().any(|pair| pair.contains(&state))
+                })
+                .map(|(pid, _, _)| pid)
+                .collect::<Vec<u32>>()
         };
         let deadline = Instant::now() + WAIT;
         loop {
