@@ -116,15 +116,15 @@ fn killed_supervisor_leaves_no_process() {
         kill(node.welcome.supervisor_pid, Signal::KILL);
         eventually("the main process dies with its supervisor", || !runs(main));
         let report = kill_leftovers(&node.state, &[1]).unwrap();
-        assert_eq!(report.left, []);
+        assert!(report.left.is_empty());
         assert!(report.killed >= 1, "the grandchild was still there");
         assert!(!pids.iter().any(|pid| runs(*pid)));
-        assert_eq!(node.processes(), []);
+        assert!(node.processes().is_empty());
         assert_eq!(kill_leftovers(&node.state, &[1]).unwrap().killed, 0);
         // A new supervisor works on the same folder.
         node.launch().unwrap();
         node.connect(0);
-        assert_eq!(node.welcome.leases, []);
+        assert!(node.welcome.leases.is_empty());
         node.send(Command::Run(shell(2, "true")));
         node.over(2, 1);
     }
@@ -155,7 +155,7 @@ fn killed_task_ends_once_with_its_signal() {
     kill(pid, Signal::KILL);
     let ended = node.ended(1, 0);
     assert_eq!((ended.exit_code, ended.signal, ended.cause()), (None, Some(9), Cause::Exit));
-    assert_eq!(node.list(), []);
+    assert!(node.list().is_empty());
 }
 
 fn term_to_the_supervisor_stops_its_tasks() {
