@@ -4,5 +4,6 @@
 
 pub(crate) mod gpu;
 pub(crate) mod host;
+pub(crate) mod offer;
 pub(crate) mod ours;
 pub(crate) mod watch;

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::net::UnixDatagram;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until};
@@ -88,7 +88,7 @@ struct Socket {
 
 /// One lease's socket and the memory of who sends to it.
 struct LeaseSocket {
-    socket: AsyncFd<std::os::unix::net::UnixDatagram>,
+    socket: UnixDatagram,
     senders: Mutex<Senders>,
 }
 
@@ -99,7 +99,7 @@ impl LeaseSocket {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut slices = [IoSliceMut::new(&mut buffer)];
-        let received = recvmsg(self.socket.get_ref(), &mut slices, &mut control, RecvFlags::DONTWAIT)?;
+        let received = recvmsg(&self.socket, &mut slices, &mut control, RecvFlags::DONTWAIT)?;
         let pid = control.drain().find_map(|message| match message {
             RecvAncillaryMessage::ScmCredentials(credentials) => u32::try_from(credentials.pid.as_raw_pid()).ok(),
             _ => None,
@@ -172,7 +172,7 @@ impl Progress {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
         }
         let socket = Arc::new(LeaseSocket {
-            socket: AsyncFd::with_interest(socket, Interest::READABLE)?,
+            socket: UnixDatagram::from_std(socket)?,
             senders: Mutex::new(Senders::new(tasks)),
         });
         let reader = tokio::spawn(read(Arc::clone(&socket), Arc::clone(&self.pending))).abort_handle();
@@ -246,8 +246,8 @@ async fn read(socket: Arc<LeaseSocket>, pending: Arc<Pending>) {
     let mut count = 0;
     loop {
         // An error here means that the runtime ends.
-        let Ok(mut ready) = socket.socket.readable().await else { return };
-        if ready.try_io(|_| socket.receive(&pending)).is_err() {
+        let Ok(()) = socket.socket.readable().await else { return };
+        if socket.socket.try_io(Interest::READABLE, || socket.receive(&pending)).is_err() {
             continue;
         }
         count += 1;

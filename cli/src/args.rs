@@ -1,7 +1,9 @@
 //! The command line.
 
 use crate::output::Format;
-use crate::verbs::{change, clean, logs, nodes, own, progress, ps, queue, quickstart, show, submit, train, up, wait};
+use crate::verbs::{
+    agent, change, clean, logs, nodes, own, progress, ps, queue, quickstart, scheduler, show, submit, train, up, wait,
+};
 
 /// Schedules machine-learning jobs on machines with and without GPUs
 #[derive(Debug, clap::Parser)]
@@ -36,6 +38,8 @@ pub(crate) struct Global {
 pub(crate) enum Verb {
     Quickstart(quickstart::Args),
     Up(up::Args),
+    Scheduler(scheduler::Args),
+    Agent(agent::Args),
     Submit(submit::Args),
     /// Submit a job, show what it prints, and end as it ends
     Run(submit::Args),

@@ -27,14 +27,24 @@ use clap::{CommandFactory as _, Parser as _};
 use args::{Cli, Verb};
 use fail::{BAD_INPUT, Failure};
 use session::Session;
-use verbs::{change, clean, logs, nodes, own, progress, ps, queue, quickstart, run, show, submit, train, up, wait};
+use verbs::{
+    agent, change, clean, logs, nodes, own, progress, ps, queue, quickstart, run, scheduler, show, submit, train, up,
+    wait,
+};
 
 fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    // Verbs of our own processes, which must start small and take no part in what follows.
+    match args.next().as_deref().and_then(std::ffi::OsStr::to_str) {
+        Some("supervisor") => return gangsaw_agent::supervisor::main(args),
+        Some("agent-nvml") => return gangsaw_agent::nvml_child::main(args.collect()),
+        Some(_) | None => {}
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return misused(&error),
     };
-    match dispatch(cli) {
+    match dispatch(&cli) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             output::note(failure.text().trim_end());
@@ -58,60 +68,59 @@ fn misused(error: &clap::Error) -> ExitCode {
 }
 
 /// Runs the verb and returns the exit code.
-fn dispatch(cli: Cli) -> Result<u8, Failure> {
+fn dispatch(cli: &Cli) -> Result<u8, Failure> {
     if let Verb::Train(args) = &cli.verb {
         // A task of a job: no config of its user's may stop it.
         return train::run(cli.global.output.unwrap_or_default(), args);
     }
     let config = config::read()?;
     let format = cli.global.output.or(config.output).unwrap_or_default();
-    let session = Session { format, server: cli.global.server, config };
-    let session = &session;
-    match &cli.verb {
-        Verb::Progress(args) => return progress::run(args),
-        Verb::Token => return own::print_token(session),
-        Verb::Config => return own::print_config(session),
-        Verb::Completions(args) => return own::completions(args, Cli::command()),
-        Verb::Quickstart(_)
-        | Verb::Up(_)
-        | Verb::Submit(_)
-        | Verb::Run(_)
-        | Verb::Ps(_)
-        | Verb::Show(_)
-        | Verb::Logs(_)
-        | Verb::Cancel(_)
-        | Verb::Hold(_)
-        | Verb::Release(_)
-        | Verb::Retry(_)
-        | Verb::Update(_)
-        | Verb::Wait(_)
-        | Verb::Nodes(_)
-        | Verb::Queue(_)
-        | Verb::Clean(_)
-        | Verb::Train(_) => {}
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        match &cli.verb {
-            Verb::Quickstart(args) => quickstart::run(format, args).await,
-            Verb::Up(args) => up::run(format, args).await,
-            Verb::Submit(args) => submit::run(session, args).await,
-            Verb::Run(args) => run::run(session, args).await,
-            Verb::Ps(args) => ps::run(session, args).await,
-            Verb::Show(args) => show::run(session, args).await,
-            Verb::Logs(args) => logs::run(session, args).await,
-            Verb::Cancel(args) => change::cancel(session, args).await,
-            Verb::Hold(args) => change::hold(session, args).await,
-            Verb::Release(args) => change::release(session, args).await,
-            Verb::Retry(args) => change::retry(session, args).await,
-            Verb::Update(args) => change::update(session, args).await,
-            Verb::Wait(args) => wait::run(session, args).await,
-            Verb::Nodes(args) => nodes::run(session, args).await,
-            Verb::Clean(args) => clean::run(session, args).await,
-            Verb::Queue(args) => queue::run(session, args).await,
-            Verb::Progress(_) | Verb::Token | Verb::Config | Verb::Completions(_) | Verb::Train(_) => Ok(0),
+    let session = Session { format, server: cli.global.server.clone(), config };
+    runtime(&cli.verb)?.block_on(verb(&session, &cli.verb))
+}
+
+/// Daemons get a thread a core and a log; everything else runs on this thread.
+fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = match verb {
+        Verb::Scheduler(_) | Verb::Agent(_) => {
+            let wanted = std::env::var("GANGSAW_LOG").unwrap_or_else(|_| "info".into());
+            let filter = tracing_subscriber::EnvFilter::new(wanted);
+            let coloured = output::colour_on_stderr();
+            tracing_subscriber::fmt().with_env_filter(filter).with_ansi(coloured).with_writer(std::io::stderr).init();
+            tokio::runtime::Builder::new_multi_thread()
         }
-    })
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    builder.enable_all().build()
+}
+
+/// Runs any verb but `train`.
+async fn verb(session: &Session, verb: &Verb) -> Result<u8, Failure> {
+    match verb {
+        Verb::Quickstart(args) => quickstart::run(session.format, args).await,
+        Verb::Up(args) => up::run(session.format, args).await,
+        Verb::Scheduler(args) => scheduler::run(session.format, args).await,
+        Verb::Agent(args) => agent::run(session, args).await,
+        Verb::Submit(args) => submit::run(session, args).await,
+        Verb::Run(args) => run::run(session, args).await,
+        Verb::Ps(args) => ps::run(session, args).await,
+        Verb::Show(args) => show::run(session, args).await,
+        Verb::Logs(args) => logs::run(session, args).await,
+        Verb::Cancel(args) => change::cancel(session, args).await,
+        Verb::Hold(args) => change::hold(session, args).await,
+        Verb::Release(args) => change::release(session, args).await,
+        Verb::Retry(args) => change::retry(session, args).await,
+        Verb::Update(args) => change::update(session, args).await,
+        Verb::Wait(args) => wait::run(session, args).await,
+        Verb::Nodes(args) => nodes::run(session, args).await,
+        Verb::Queue(args) => queue::run(session, args).await,
+        Verb::Clean(args) => clean::run(session, args).await,
+        Verb::Progress(args) => progress::run(args),
+        Verb::Train(args) => train::run(session.format, args),
+        Verb::Token => own::print_token(session),
+        Verb::Config => own::print_config(session),
+        Verb::Completions(args) => own::completions(args, Cli::command()),
+    }
 }
 
 /// A hint for a word that is not among the known ones.

@@ -1,5 +1,6 @@
 //! What people can ask for; one module a verb or a family of verbs.
 
+pub(crate) mod agent;
 pub(crate) mod change;
 pub(crate) mod clean;
 pub(crate) mod logs;
@@ -10,6 +11,7 @@ pub(crate) mod ps;
 pub(crate) mod queue;
 pub(crate) mod quickstart;
 pub(crate) mod run;
+pub(crate) mod scheduler;
 pub(crate) mod show;
 pub(crate) mod submit;
 pub(crate) mod train;

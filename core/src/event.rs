@@ -272,7 +272,7 @@ pub enum Event {
         first: Index,
         /// The last.
         last: Index,
-        /// Mean run time, rounded up to a power of two, for the size of the next chunk.
+        /// Mean run time, rounded up to three significant bits, for the size of the next chunk.
         mean_us: u64,
     },
     /// A rank of a gang is gone.

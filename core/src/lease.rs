@@ -52,7 +52,7 @@ pub struct Lease {
     pub port: Option<u16>,
     /// A gang's Start was given.
     pub started: bool,
-    /// Greatest mean run time its node reported, rounded up to a power of two; zero: none.
+    /// Greatest mean run time its node reported, rounded up to three significant bits; zero: none.
     pub mean_us: u64,
     /// Tasks that reported Started or ended, while their element is live.
     pub tasks: BTreeMap<(Index, Rank), TaskRecord>,
@@ -114,6 +114,13 @@ impl Lease {
     pub fn running(&self) -> u64 {
         self.live.len().min(u64::from(self.slots))
     }
+}
+
+/// Rounds a run time up to three significant bits: enough for the size of a chunk, and the same for like elements.
+pub(crate) fn coarse(us: u64) -> u64 {
+    let shift = (u64::BITS - us.leading_zeros()).saturating_sub(3);
+    let unit = 1_u64 << shift;
+    us.checked_next_multiple_of(unit).unwrap_or(u64::MAX)
 }
 
 /// Returns the record of a rank that has reported nothing.

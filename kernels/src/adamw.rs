@@ -39,12 +39,7 @@ pub struct Hyper {
 
 impl Default for Hyper {
     fn default() -> Hyper {
-        Hyper {
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            weight_decay: 0.01,
-        }
+        Hyper { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 }
     }
 }
 
@@ -126,36 +121,15 @@ pub struct LengthError {
 /// # Errors
 /// The four buffers must be equally long; otherwise nothing changes.
 pub fn reference(flat: Flat<'_>, decayed: usize, scalars: &Scalars) -> Result<(), LengthError> {
-    check(
-        flat.param.len(),
-        flat.grad.len(),
-        flat.first.len(),
-        flat.second.len(),
-    )?;
+    check(flat.param.len(), flat.grad.len(), flat.first.len(), flat.second.len())?;
     let decayed = decayed.min(flat.param.len());
     let (param, param_rest) = flat.param.split_at_mut(decayed);
     let (grad, grad_rest) = flat.grad.split_at(decayed);
     let (first, first_rest) = flat.first.split_at_mut(decayed);
     let (second, second_rest) = flat.second.split_at_mut(decayed);
-    update(
-        Flat {
-            param,
-            grad,
-            first,
-            second,
-        },
-        scalars,
-    );
-    let undecayed = Scalars {
-        shrink: 1.0,
-        ..*scalars
-    };
-    let rest = Flat {
-        param: param_rest,
-        grad: grad_rest,
-        first: first_rest,
-        second: second_rest,
-    };
+    update(Flat { param, grad, first, second }, scalars);
+    let undecayed = Scalars { shrink: 1.0, ..*scalars };
+    let rest = Flat { param: param_rest, grad: grad_rest, first: first_rest, second: second_rest };
     update(rest, &undecayed);
     Ok(())
 }
@@ -164,12 +138,7 @@ fn check(param: usize, grad: usize, first: usize, second: usize) -> Result<(), L
     if grad == param && first == param && second == param {
         Ok(())
     } else {
-        Err(LengthError {
-            param,
-            grad,
-            first,
-            second,
-        })
+        Err(LengthError { param, grad, first, second })
     }
 }
 

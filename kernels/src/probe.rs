@@ -8,10 +8,7 @@
 //! A broken driver can hang or end the process that asks it. A caller that must survive
 //! that runs the probe in a child process with a time limit.
 
-#![expect(
-    unsafe_code,
-    reason = "the driver's device queries are foreign functions"
-)]
+#![expect(unsafe_code, reason = "the driver's device queries are foreign functions")]
 
 use std::panic::catch_unwind;
 
@@ -108,10 +105,7 @@ fn uuid_text(uuid: &CUuuid) -> String {
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied());
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("the driver binding panicked").to_owned()
 }
 
@@ -142,10 +136,7 @@ mod tests {
         for (i, byte) in bytes.iter_mut().enumerate() {
             *byte = i8::try_from(i).map_or(0, |i| i * 7 - 60);
         }
-        assert_eq!(
-            uuid_text(&CUuuid { bytes }),
-            "GPU-c4cbd2d9-e0e7-eef5-fc03-0a11181f262d"
-        );
+        assert_eq!(uuid_text(&CUuuid { bytes }), "GPU-c4cbd2d9-e0e7-eef5-fc03-0a11181f262d");
     }
 
     #[test]

@@ -24,7 +24,7 @@ const LOW_SHARE: u64 = 16;
 
 /// Watches the file system that holds a state folder.
 #[derive(Debug)]
-pub struct DiskGuard {
+pub(crate) struct DiskGuard {
     folder: PathBuf,
     ballast: PathBuf,
     ballast_bytes: u64,
@@ -37,7 +37,7 @@ impl DiskGuard {
     ///
     /// # Errors
     /// The file system cannot be asked.
-    pub fn open(folder: &Path) -> io::Result<DiskGuard> {
+    pub(crate) fn open(folder: &Path) -> io::Result<DiskGuard> {
         let (total, _) = space(folder)?;
         let mut guard = DiskGuard {
             folder: folder.to_owned(),
@@ -54,7 +54,7 @@ impl DiskGuard {
     ///
     /// # Errors
     /// The file system cannot be asked.
-    pub fn check(&mut self) -> io::Result<bool> {
+    pub(crate) fn check(&mut self) -> io::Result<bool> {
         let (_, available) = space(&self.folder)?;
         if self.full {
             // Twice the low mark beside a whole ballast, or the first new batch would tip it over again.
@@ -69,7 +69,7 @@ impl DiskGuard {
     ///
     /// # Errors
     /// The file cannot be removed.
-    pub fn release(&mut self) -> io::Result<bool> {
+    pub(crate) fn release(&mut self) -> io::Result<bool> {
         self.full = true;
         match std::fs::remove_file(&self.ballast) {
             Ok(()) => Ok(true),

@@ -46,11 +46,14 @@ const INBOX_LIMIT: usize = 16_384;
 /// What an input came to.
 pub(crate) type Answer = Result<Reply, Refusal>;
 
+/// A look at the state between two batches.
+type Read = Box<dyn FnOnce(&mut View<'_>) + Send>;
+
 enum Message {
     Ask { request: Request, answer: oneshot::Sender<Answer>, arrived_ns: u64 },
     Hello(Box<Hello>),
     Node { node: NodeId, session: u64, said: Said },
-    Read(Box<dyn FnOnce(&mut View<'_>) + Send>),
+    Read(Read),
     Stop,
 }
 

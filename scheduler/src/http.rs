@@ -84,7 +84,8 @@ pub(crate) fn routes(served: Served) -> Routes {
         grpc.add_service(reflection);
     }
     let token = Arc::clone(&served.token);
-    let web = Router::new().route("/metrics", get(metrics)).with_state(served).route("/healthz", get(|| async { "ok\n" }));
+    let web =
+        Router::new().route("/metrics", get(metrics)).with_state(served).route("/healthz", get(|| async { "ok\n" }));
     let all = grpc.routes().prepare().into_axum_router().merge(web);
     Routes::from(all.layer(axum::middleware::from_fn_with_state(token, auth::admit)))
 }

@@ -1,4 +1,3 @@
-#![allow(unused, unreachable_pub, missing_docs, dead_code)]
 //! The scheduler: DO, centrally. Engine loop, store, RPC, HTTP.
 //!
 //! It performs what `gangsaw_core` decides and decides nothing itself. One engine thread drains inputs, asks the core,
@@ -25,5 +24,6 @@ pub use config::{Config, Ready, ServeError};
 pub use engine::EngineError;
 pub use serve::serve;
 pub use store::fail::{FailAt, FailMoment};
+pub use store::read_log;
 pub use store::sqlite::{AppendError, OpenError};
 pub use token::{Token, credentials_folder};

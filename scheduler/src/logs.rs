@@ -230,11 +230,6 @@ impl Logs {
         let copied = ServeLogsResponse { job_id, first_index, last_index, copied: true, ..Default::default() };
         send(&locked(&self.board), node, copied);
     }
-
-    /// Says whether a node's stream is open.
-    pub(crate) fn is_attached(&self, node: &str) -> bool {
-        locked(&self.board).nodes.contains_key(node)
-    }
 }
 
 fn send(board: &Switchboard, node: &str, message: ServeLogsResponse) -> bool {

@@ -18,32 +18,32 @@ type Label = [(&'static str, &'static str); 1];
 
 /// Every number of one scheduler. Cheap to share behind an `Arc`.
 #[derive(Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
     /// Jobs the engine holds, by state.
-    pub jobs: Family<Label, Gauge>,
+    pub(crate) jobs: Family<Label, Gauge>,
     /// Nodes that are connected, and those that are silent.
-    pub nodes: Family<Label, Gauge>,
+    pub(crate) nodes: Family<Label, Gauge>,
     /// Events that became durable.
-    pub events_appended: Counter,
+    pub(crate) events_appended: Counter,
     /// Batches that became durable.
-    pub batches_appended: Counter,
+    pub(crate) batches_appended: Counter,
     /// One append: transaction and fsync.
-    pub append: Histogram,
+    pub(crate) append: Histogram,
     /// From a submit's arrival until it was durable.
-    pub submit_to_durable: Histogram,
+    pub(crate) submit_to_durable: Histogram,
     /// Inputs refused, by why.
-    pub inputs_refused: Family<Label, Counter>,
+    pub(crate) inputs_refused: Family<Label, Counter>,
     /// One while growth is refused for lack of disk.
-    pub disk_full: Gauge,
+    pub(crate) disk_full: Gauge,
     /// Snapshots handed to the keeper.
-    pub snapshots: Counter,
+    pub(crate) snapshots: Counter,
     /// The cluster clock.
-    pub cluster_time: Gauge<f64, AtomicU64>,
+    pub(crate) cluster_time: Gauge<f64, AtomicU64>,
     /// Watch streams that are open.
-    pub watchers: Gauge,
+    pub(crate) watchers: Gauge,
     /// Bytes of logs copied from nodes, before compression.
-    pub log_copied: Counter,
+    pub(crate) log_copied: Counter,
 }
 
 impl Default for Metrics {
@@ -55,7 +55,7 @@ impl Default for Metrics {
 impl Metrics {
     /// Returns metrics that all read zero.
     #[must_use]
-    pub fn new() -> Metrics {
+    pub(crate) fn new() -> Metrics {
         let mut registry = Registry::with_prefix("gangsaw");
         // 50 µs … 1.6 s: from a quiet fsync to a disk in trouble.
         let seconds = || Histogram::new(exponential_buckets(0.000_05, 2.0, 16));
@@ -80,7 +80,12 @@ impl Metrics {
         registry.register("batches_appended", "Batches that became durable", metrics.batches_appended.clone());
         registry.register_with_unit("append", "One append", Unit::Seconds, metrics.append.clone());
         let submit = metrics.submit_to_durable.clone();
-        registry.register_with_unit("submit_to_durable", "From a submit's arrival until durable", Unit::Seconds, submit);
+        registry.register_with_unit(
+            "submit_to_durable",
+            "From a submit's arrival until durable",
+            Unit::Seconds,
+            submit,
+        );
         registry.register("inputs_refused", "Inputs refused", metrics.inputs_refused.clone());
         registry.register("disk_full", "One while growth is refused for lack of disk", metrics.disk_full.clone());
         registry.register("snapshots", "Snapshots handed to the keeper", metrics.snapshots.clone());
@@ -94,7 +99,7 @@ impl Metrics {
 
     /// Returns everything in the OpenMetrics text format.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub(crate) fn render(&self) -> String {
         let mut out = String::new();
         // Writing to a string does not fail.
         let _ = text::encode(&mut out, &self.registry);

@@ -44,7 +44,8 @@ pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), Se
     let address = listener.local_addr().map_err(unusable)?;
     let (engine, ended) = Engine::start(parts).map_err(unusable)?;
     let readers = TaskTracker::new();
-    let logs = Logs::open(engine.clone(), folder.join("logs"), Arc::clone(&metrics), readers.clone()).map_err(unusable)?;
+    let logs =
+        Logs::open(engine.clone(), folder.join("logs"), Arc::clone(&metrics), readers.clone()).map_err(unusable)?;
     readers.spawn(logs.clone().keep(stop.clone()));
     let served = Served {
         engine: engine.clone(),
@@ -103,11 +104,8 @@ async fn run(
     let engine = served.engine.clone();
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let signal = stop.clone();
-    let server = http::server().serve_with_incoming_shutdown(
-        http::routes(served),
-        incoming,
-        async move { signal.cancelled().await },
-    );
+    let server = http::server()
+        .serve_with_incoming_shutdown(http::routes(served), incoming, async move { signal.cancelled().await });
     let closing = async {
         stop.cancelled().await;
         tokio::time::sleep(CLOSING_WAIT).await;

@@ -22,7 +22,7 @@ mod wal;
 use std::path::Path;
 
 use gangsaw_core::apply::{apply, snapshot_events};
-use gangsaw_core::event::Event;
+use gangsaw_core::event::{Event, Record};
 use gangsaw_core::state::State;
 use gangsaw_core::time::Time;
 
@@ -94,8 +94,13 @@ impl SqliteStore {
         if events.is_empty() && rows.is_empty() {
             return Ok(self.last_seq());
         }
-        let mut batch =
-            Batch { first_seq: self.next_seq, count: events.len() as u64, wall_ms, frames: Vec::new(), rows: rows.to_vec() };
+        let mut batch = Batch {
+            first_seq: self.next_seq,
+            count: events.len() as u64,
+            wall_ms,
+            frames: Vec::new(),
+            rows: rows.to_vec(),
+        };
         for (seq, event) in (self.next_seq..).zip(events) {
             frame::push(&mut batch.frames, seq, wall_ms, |out| codec::encode(at, event, out));
         }
@@ -216,9 +221,58 @@ fn load_batches(database: &Database, after: u64, loaded: &mut Loaded) -> Result<
 
 /// Takes one frame off `bytes` and folds it.
 fn fold(state: &mut State, bytes: &mut &[u8], seq: u64, wall_ms: u64) -> Result<(), String> {
+    let record = take(bytes, seq, wall_ms)?;
+    apply(state, record.at, &record.event);
+    Ok(())
+}
+
+/// Takes one frame off `bytes` and reads it.
+fn take(bytes: &mut &[u8], seq: u64, wall_ms: u64) -> Result<Record, String> {
     let payload = frame::pop(bytes, seq, wall_ms).map_err(|error| error.to_string())?;
     let (at, event) = codec::decode(payload).map_err(|error| error.to_string())?;
-    apply(state, at, &event);
+    Ok(Record { seq, at, wall_ms, event })
+}
+
+/// Reads every event that the archives and the database of a state folder hold, oldest first, for replay and the like.
+///
+/// It takes no lock: beside a running scheduler it sees what was durable when it began.
+///
+/// # Errors
+/// The first file or event that cannot be read.
+pub fn read_log(state_dir: &Path, mut each: impl FnMut(Record)) -> Result<(), OpenError> {
+    let folder = state_dir.join("scheduler");
+    let (path, archives) = (folder.join("gangsaw.db"), folder.join("archive"));
+    let mut next = 1;
+    let mut give = |path: &Path, batch: &archive::Archived| {
+        let mut bytes = batch.frames.as_slice();
+        for seq in batch.first_seq..=batch.last_seq {
+            let damaged = |why| OpenError::Damaged { path: path.to_owned(), place: format!("event {seq}: {why}") };
+            let record = take(&mut bytes, seq, batch.wall_ms).map_err(damaged)?;
+            // A crash between archiving and deleting leaves events in both places.
+            if seq >= next {
+                next = seq + 1;
+                each(record);
+            }
+        }
+        Ok(())
+    };
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| OpenError::Io { path, source }
+    };
+    for (_, _, file) in archive::list(&archives).map_err(io(&archives))? {
+        for batch in archive::read(&file).map_err(io(&file))? {
+            give(&file, &batch)?;
+        }
+    }
+    let sqlite = |source| OpenError::Sqlite { path: path.clone(), source };
+    let connection = sqlite::connect_read_only(&path).map_err(sqlite)?;
+    let sql = "SELECT first_seq, last_seq, wall_ms, frames FROM batch ORDER BY first_seq";
+    let mut statement = connection.prepare(sql).map_err(sqlite)?;
+    let mut rows = statement.query([]).map_err(sqlite)?;
+    while let Some(row) = rows.next().map_err(sqlite)? {
+        give(&path, &keeper::archived(row).map_err(sqlite)?)?;
+    }
     Ok(())
 }
 

@@ -82,7 +82,7 @@ fn parse(text: &str) -> Option<Token> {
 ///
 /// # Errors
 /// The folder or file cannot be written.
-pub fn leave_credentials(credentials: &Path, address: SocketAddr, token: &Token) -> io::Result<PathBuf> {
+pub(crate) fn leave_credentials(credentials: &Path, address: SocketAddr, token: &Token) -> io::Result<PathBuf> {
     make_private_folder(credentials)?;
     let path = credentials.join(address.to_string());
     write_private(&path, token.0.as_bytes())?;

@@ -8,7 +8,8 @@ fn main() {
     for seed in first..first + count {
         let plan = Plan::new(seed, inputs);
         if count == 1 {
-            println!("{}", run_and_explain(&plan));
+            let outcome = run_and_explain(&plan);
+            println!("{}\n{outcome}", outcome.counters);
         } else {
             println!("{}", run(&plan));
         }

@@ -144,7 +144,7 @@ impl World {
             self.note(fault.name(), &[at as u64]);
         }
         let pause = self.rng.range(1, 2 * self.fault_pause_ms);
-        self.queue.add(self.now + pause, Happening::Fault);
+        self.queue.add(self.quiet_until.max(self.now) + pause, Happening::Fault);
     }
 
     /// Makes `fault` happen. Says whether it did.
@@ -227,7 +227,8 @@ impl World {
         self.long_downtimes -= 1;
         self.kill_scheduler(false);
         let hours = self.rng.pick(&[25, 30, 200, 800]).unwrap_or(25);
-        self.queue.add(self.now + hours * 3_600_000, Happening::SchedulerUp { died: self.now });
+        self.quiet_until = self.now + hours * 3_600_000;
+        self.queue.add(self.quiet_until, Happening::SchedulerUp { died: self.now });
         true
     }
 

@@ -29,7 +29,7 @@ use crate::trace::Trace;
 use crate::truth::Truth;
 
 /// Chaos ends at the latest then, so that a run in which nothing is asked ends, too.
-const CHAOS_MS_MAX: u64 = 4 * 86_400_000;
+const CHAOS_MS_MAX: u64 = 90 * 86_400_000;
 /// After the chaos the queue must be empty by then.
 const CALM_MS_MAX: u64 = 12 * 3_600_000;
 
@@ -85,6 +85,8 @@ pub struct World {
     pub(crate) fault_pause_ms: u64,
     pub(crate) long_downtimes: u32,
     pub(crate) measured_downtime: Option<u64>,
+    /// Nobody asks and nothing breaks until then: the scheduler is down for days.
+    pub(crate) quiet_until: u64,
     pub(crate) inputs: u64,
     inputs_wanted: u64,
     pub(crate) disk: Disk,
@@ -127,6 +129,7 @@ impl World {
             fault_pause_ms: rng.pick(&[300, 1_500, 8_000]).unwrap_or(1_500),
             long_downtimes: u32::from(rng.permille(400)),
             measured_downtime: None,
+            quiet_until: 0,
             inputs: 0,
             inputs_wanted: plan.inputs,
             disk: Disk::default(),

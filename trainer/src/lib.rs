@@ -20,6 +20,8 @@
 //! | `train`     | the loop                                                        |
 //! | `task`      | a run as a scheduled task: environment, signals, exit code      |
 //! | `report`    | metrics file, progress socket, lines for people                 |
+//! | `error`     | why a run ended without a model                                 |
+//! | `durable`   | files that are whole or not there                               |
 //!
 //! Absent on purpose: CUDA (this build is CPU-only and says so), mixed precision,
 //! several ranks, data over the network.

@@ -1,22 +1,22 @@
-//! Networks: a recipe's layers, their parameters, and the forward pass.
+//! Networks: a recipe's layers, their parameters, and their initial values.
 //!
 //! A network is a list of layers over a list of parameters, built from the settings and
-//! the data's shape. The backward pass is candle's walk over the graph, with every
-//! gradient ours (see `ops`). Nothing here assumes a device or an element type: tests
-//! run the same networks in f64.
+//! the data's shape. Nothing here assumes a device or an element type: tests run the
+//! same networks in f64. Elsewhere: forward and backward are `pass`.
 //!
 //! Invariants:
 //! - Weights come before biases in `params`: the optimiser decays a prefix.
 //! - Initial values depend on (seed, parameter, element) alone.
 
+mod pass;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use pass::{Gradients, Mode};
+
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-use crate::batch::Batch;
 use crate::config::{Recipe, TrainConfig};
-use crate::ops::{Conv, CrossEntropy, Dense, Dropout, MaxPool};
 use crate::random::{Purpose, Random, unit};
 
 /// Convolution kernels are this wide and high.
@@ -43,22 +43,6 @@ enum Layer {
     Flatten,
     Dropout,
     Dense { weight: usize, bias: usize, relu: bool, first: bool },
-}
-
-/// What a forward pass is for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Mode {
-    /// A training step: activations are dropped.
-    Train {
-        /// The run's numbers.
-        random: Random,
-        /// The optimiser step.
-        step: u32,
-        /// The share dropped.
-        dropout: f64,
-    },
-    /// Nothing is dropped.
-    Evaluate,
 }
 
 /// The image sizes and classes a network is made for.
@@ -170,40 +154,6 @@ impl Model {
         // Biases were numbered from zero beside their weights; they lie behind them.
         let layers = plan.layers.into_iter().map(|layer| layer.with_biases_at(weights)).collect();
         Ok(Model { layers, params, weights })
-    }
-
-    /// Returns \[samples, classes\] logits.
-    pub(crate) fn forward(&self, batch: &Batch, mode: Mode) -> Result<Tensor> {
-        let mut x = batch.images.clone();
-        for layer in &self.layers {
-            x = self.apply(*layer, x, batch, mode)?;
-        }
-        Ok(x)
-    }
-
-    /// Returns the mean loss of a batch, a scalar.
-    pub(crate) fn loss(&self, batch: &Batch, mode: Mode) -> Result<Tensor> {
-        self.forward(batch, mode)?.apply_op2(&batch.labels, CrossEntropy)
-    }
-
-    fn apply(&self, layer: Layer, x: Tensor, batch: &Batch, mode: Mode) -> Result<Tensor> {
-        let var = |index: usize| self.params[index].var.as_tensor();
-        match (layer, mode) {
-            (Layer::Conv { weight, bias, first }, _) => {
-                let op = Conv { stride: 1, padding: KERNEL / 2, relu: true, input_gradient: !first };
-                x.apply_op3(var(weight), var(bias), op)
-            }
-            (Layer::Pool, _) => x.apply_op1(MaxPool::new(2)),
-            (Layer::Flatten, _) => x.flatten_from(1),
-            (Layer::Dropout, Mode::Train { random, step, dropout: rate }) if rate > 0.0 => {
-                let samples = batch.rows.clone();
-                x.apply_op1(Dropout { random, layer: 0, step, samples, rate })
-            }
-            (Layer::Dropout, Mode::Train { .. } | Mode::Evaluate) => Ok(x),
-            (Layer::Dense { weight, bias, relu, first }, _) => {
-                x.apply_op3(var(weight), var(bias), Dense { relu, input_gradient: !first })
-            }
-        }
     }
 }
 

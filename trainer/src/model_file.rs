@@ -93,7 +93,7 @@ pub(crate) fn score(model: &Model, data: &Dataset, rows: &[u32], device: &Device
     let mut score = Score::default();
     for rows in rows.chunks(EVAL_BATCH) {
         let batch = batch::make(data, rows, None, DType::F32, device)?;
-        let logits = model.forward(&batch, Mode::Evaluate)?.detach();
+        let logits = model.forward(&batch, Mode::Evaluate)?;
         let loss = logits.apply_op2_no_bwd(&batch.labels, &crate::ops::CrossEntropy)?;
         score.loss_sum += f64::from(loss.to_scalar::<f32>()?) * rows.len() as f64;
         let answers = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;

@@ -12,7 +12,6 @@
 #[cfg(test)]
 mod tests;
 
-use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Storage, Tensor, bail};
 use gangsaw_kernels::adamw;
 
@@ -63,16 +62,13 @@ impl Flat {
         })
     }
 
-    /// Copies the gradients in and returns their global norm, summed in f64.
-    pub(crate) fn gather(&mut self, model: &Model, grads: &GradStore) -> Result<f64> {
+    /// Copies the gradients in, one a parameter in order, and returns their global norm, summed in f64.
+    pub(crate) fn gather(&mut self, grads: &[Tensor]) -> Result<f64> {
         let mut rest = self.grad.as_mut_slice();
-        for p in &model.params {
-            let (mine, others) = rest.split_at_mut(p.var.elem_count());
+        for grad in grads {
+            let (mine, others) = rest.split_at_mut(grad.elem_count());
             rest = others;
-            match grads.get(p.var.as_tensor()) {
-                Some(grad) => copy_out(grad, mine)?,
-                None => bail!("{} got no gradient", p.name),
-            }
+            copy_out(grad, mine)?;
         }
         Ok(norm(&self.grad))
     }

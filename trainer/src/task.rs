@@ -31,6 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 use crate::config::TrainConfig;
 use crate::durable;
@@ -70,16 +71,13 @@ pub fn open_device(name: &str) -> Result<candle_core::Device, TrainError> {
 ///
 /// `settings` is a JSON object of the recipe's settings, or empty. Lines for people go
 /// to standard output, errors to standard error. SIGTERM and SIGINT end the run after a
-/// checkpoint.
+/// checkpoint; a second one ends it at once.
 #[must_use]
 pub fn run_from_env(recipe: &str, settings: &str, device: &str) -> i32 {
     let dirs = dirs_from(|name| std::env::var_os(name).map(PathBuf::from));
     let (stop, interrupted) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
-    let flags = [(SIGTERM, &stop), (SIGINT, &stop), (SIGINT, &interrupted)];
-    for (signal, flag) in flags {
-        if let Err(error) = signal_hook::flag::register(signal, flag.clone()) {
-            eprintln!("note: signal {signal} will not be caught: {error}");
-        }
+    if let Err(error) = catch_signals(&stop, &interrupted) {
+        eprintln!("note: signals end this run without a checkpoint: {error}");
     }
     let parsed = TrainConfig::parse(recipe, settings).map_err(TrainError::from);
     let requeue = parsed.as_ref().is_ok_and(|config| config.requeue_on_stop);
@@ -106,6 +104,17 @@ pub fn run_from_env(recipe: &str, settings: &str, device: &str) -> i32 {
         Err(error) => eprintln!("error[{}]: {error}", error.reason()),
     }
     code
+}
+
+/// Makes the first SIGTERM or SIGINT raise a flag, and the second end the process.
+fn catch_signals(stop: &Arc<AtomicBool>, interrupted: &Arc<AtomicBool>) -> std::io::Result<()> {
+    // In this order: a signal first looks whether an earlier one has raised the flag.
+    flag::register_conditional_shutdown(SIGTERM, EXIT_STOPPED, stop.clone())?;
+    flag::register_conditional_shutdown(SIGINT, EXIT_INTERRUPTED, stop.clone())?;
+    flag::register(SIGTERM, stop.clone())?;
+    flag::register(SIGINT, stop.clone())?;
+    flag::register(SIGINT, interrupted.clone())?;
+    Ok(())
 }
 
 /// The run's folders, from the environment.

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
@@ -39,7 +40,7 @@ impl Task {
         command.env(SETTINGS, settings).env(DEVICE, device);
         command.env("RAYON_NUM_THREADS", "1").env("GANGSAW_OUTPUT_DIR", output);
         command.env("GANGSAW_CHECKPOINT_DIR", output.join("checkpoints"));
-        command.env_remove("GANGSAW_PROGRESS").env_remove("GANGSAW_RESUME_FROM");
+        command.env("GANGSAW_PROGRESS", output.with_extension("progress")).env_remove("GANGSAW_RESUME_FROM");
         if let Some(path) = resume_from {
             command.env("GANGSAW_RESUME_FROM", path);
         }
@@ -166,4 +167,37 @@ fn a_checkpoint_of_other_settings_is_refused() {
     let (code, _, err) = Task::start(&other, "cpu", &root.path().join("second"), Some(&from)).end();
     assert_eq!(code, Some(2), "{err}");
     assert!(err.contains("cannot be resumed: lr was 0.004 and is 0.001"), "{err}");
+}
+
+#[test]
+fn progress_arrives_at_the_socket_up_to_the_last_step() {
+    let root = tempfile::tempdir().unwrap();
+    let output = root.path().join("run");
+    let socket = UnixDatagram::bind(output.with_extension("progress")).unwrap();
+    // Read while it runs: a kernel may queue as few as ten datagrams.
+    let reader = std::thread::spawn(move || {
+        let (mut messages, mut buffer) = (Vec::<Value>::new(), [0; 4096]);
+        loop {
+            match socket.recv(&mut buffer).unwrap() {
+                0 => return messages,
+                size => messages.push(serde_json::from_slice(&buffer[..size]).unwrap()),
+            }
+        }
+    });
+    let settings = r#"{"epochs": 3, "channels": [4], "hidden": [8], "checkpoint_every": 50}"#;
+    let (code, out, _) = Task::start(settings, "cpu", &output, None).end();
+    assert_eq!(code, Some(0), "{out}");
+    let end = UnixDatagram::unbound().unwrap();
+    end.send_to(&[], output.with_extension("progress")).unwrap();
+    let messages = reader.join().unwrap();
+    assert_eq!(messages[0], serde_json::json!({"step": 0, "total": 69}));
+    let ended = |epoch: u64| {
+        let accuracy = |m: &&Value| m["epoch"] == epoch && m["metrics"]["test_accuracy"].is_f64();
+        messages.iter().filter(accuracy).count()
+    };
+    assert_eq!([ended(1), ended(2), ended(3)], [1, 1, 1]);
+    let checkpoint = messages.iter().find(|m| m["checkpoint"].is_string()).unwrap();
+    assert_eq!(checkpoint["step"], 50);
+    let last_step = |m: &Value| m["step"] == 69 && m["metrics"]["loss"].is_f64();
+    assert!(messages.iter().any(last_step), "{messages:?}");
 }

@@ -140,7 +140,8 @@ async fn tasks_that_share_a_lease_are_told_apart_by_name_or_by_the_sender() {
     send(&path, r#"{"step":3}"#).unwrap();
     let script = r#"import os,socket
 socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'{"step":4}', os.environ["GANGSAW_PROGRESS"])
-input()"#;
+import sys
+sys.stdin.read()"#;
     let child = std::process::Command::new("python3")
         .args(["-c", script])
         .env("GANGSAW_PROGRESS", &path)

@@ -19,7 +19,7 @@ use std::time::Duration;
 use gangsaw_proto::node::v1::node_service_client::NodeServiceClient;
 use gangsaw_proto::node::v1::{ServeLogsRequest, ServeLogsResponse};
 use tokio::sync::{mpsc, watch};
-use tokio::task::spawn_blocking;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -86,7 +86,7 @@ async fn serve_once(state: &Path, node_name: &str, line: Line) -> Result<(), Sta
         request.metadata_mut().insert("authorization", value);
     }
     let mut questions = NodeServiceClient::new(line.channel).serve_logs(request).await?.into_inner();
-    let mut answering = Answering { state: state.to_owned(), pieces, running: BTreeMap::new() };
+    let mut answering = Answering { state: state.to_owned(), pieces, running: BTreeMap::new(), threads: JoinSet::new() };
     while let Some(question) = questions.message().await? {
         answering.take(question);
     }
@@ -98,6 +98,7 @@ struct Answering {
     state: PathBuf,
     pieces: mpsc::Sender<ServeLogsRequest>,
     running: BTreeMap<u64, Arc<AtomicBool>>,
+    threads: JoinSet<()>,
 }
 
 impl Drop for Answering {
@@ -112,9 +113,10 @@ impl Answering {
     fn take(&mut self, question: ServeLogsResponse) {
         if question.copied {
             let state = self.state.clone();
-            drop(spawn_blocking(move || drop_copied(&state, &question)));
+            self.threads.spawn_blocking(move || drop_copied(&state, &question));
             return;
         }
+        while self.threads.try_join_next().is_some() {}
         // A thread that has answered holds its flag no more.
         self.running.retain(|_, cancelled| Arc::strong_count(cancelled) > 1);
         if question.cancel {
@@ -127,17 +129,17 @@ impl Answering {
         let id = question.query_id;
         if self.running.len() >= QUERIES_MAX {
             let refusal = end(id, "this node answers too many log queries already");
-            drop(tokio::spawn(async move { pieces.send(refusal).await }));
+            self.threads.spawn(async move { drop(pieces.send(refusal).await) });
             return;
         }
         let cancelled = Arc::new(AtomicBool::new(false));
         self.running.insert(id, Arc::clone(&cancelled));
         let state = self.state.clone();
-        drop(spawn_blocking(move || {
+        self.threads.spawn_blocking(move || {
             let error = answer(&state, &question, &pieces, &cancelled).err();
             // Nobody to tell means that the stream is gone.
             let _ = pieces.blocking_send(end(id, &error.map(|error| error.to_string()).unwrap_or_default()));
-        }));
+        });
     }
 }
 

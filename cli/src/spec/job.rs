@@ -130,6 +130,10 @@ fn work(r: &mut Reader, tree: &Tree, spec: &mut JobSpec) {
 fn command(r: &mut Reader, run: &Tree) -> Option<Work> {
     let hint = "write a command line, or a list such as [python, train.py]";
     let Value::List(items) = &run.value else {
+        if let Value::Bool(word) = run.value {
+            r.wrong_type(run, "`run`", "text", format!("for the command of that name write `run: \"{word}\"`"));
+            return None;
+        }
         let shell = r.text(run, "`run`", hint)?;
         if shell.trim().is_empty() {
             r.fault("bad-value", &run.span, "`run` is empty", hint);

@@ -45,7 +45,10 @@ pub(crate) async fn run(session: &Session, args: &Args) -> Result<u8, Failure> {
         .map_err(|misread| bad_input("bad-value", format!("`--older-than`: {}", misread.message), misread.hint))?;
     let attempts = up::folder(args.state.as_deref())?.join("agent").join("attempts");
     let mut folders: Vec<(u64, PathBuf)> = match std::fs::read_dir(&attempts) {
-        Ok(entries) => entries.flatten().filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path()))).collect(),
+        Ok(entries) => entries
+            .flatten()
+            .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())))
+            .collect(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error.into()),
     };
@@ -99,7 +102,8 @@ fn tell(session: &Session, dry_run: bool, removed: &[Removed]) -> Result<(), Fai
         .map(|one| json!({ "job_id": one.job_id, "path": one.path.display().to_string(), "bytes": one.bytes }))
         .collect();
     object(session.format, json!({ "dry_run": dry_run, "removed": list, "bytes": bytes }), || {
-        let mut out: String = removed.iter().map(|one| format!("{}  {}\n", words::bytes(one.bytes), one.path.display())).collect();
+        let mut out: String =
+            removed.iter().map(|one| format!("{}  {}\n", words::bytes(one.bytes), one.path.display())).collect();
         let done = if dry_run { "would be freed" } else { "freed" };
         out.push_str(&format!("{} {done}\n", words::bytes(bytes)));
         out

@@ -2,8 +2,6 @@
 //!
 //! One datagram to `$GANGSAW_PROGRESS`, never blocking and allowed to get lost: a script must not stop for it.
 
-use std::os::unix::net::UnixDatagram;
-
 use serde_json::{Map, Value};
 
 use crate::fail::{Failure, bad_input};
@@ -16,8 +14,8 @@ pub(crate) struct Args {
     values: Vec<String>,
 }
 
-/// Bytes a datagram may have; the agent takes no more.
-const DATAGRAM_MAX: usize = 4 << 10;
+/// Bytes a message may have; the agent takes no more, and adds the task's name.
+const MESSAGE_MAX: usize = gangsaw_agent::DATAGRAM_MAX - 128;
 
 /// Runs the verb.
 pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
@@ -27,10 +25,7 @@ pub(crate) fn run(args: &Args) -> Result<u8, Failure> {
         return Err(bad_input("no-progress-socket", "this is not a task of a job", hint));
     };
     // Lossy by design: nobody may be listening, and the task goes on.
-    let _ = UnixDatagram::unbound().and_then(|sender| {
-        sender.set_nonblocking(true)?;
-        sender.send_to(message.as_bytes(), &socket)
-    });
+    let _ = gangsaw_agent::send_progress(std::path::Path::new(&socket), &message);
     Ok(0)
 }
 
@@ -60,9 +55,9 @@ fn message(values: &[String]) -> Result<String, Failure> {
         fields.insert("metrics".into(), metrics.into());
     }
     let message = Value::Object(fields).to_string();
-    if message.len() > DATAGRAM_MAX {
+    if message.len() > MESSAGE_MAX {
         let sentence = format!("{} bytes are more than a message holds", message.len());
-        return Err(bad_input("too-large", sentence, format!("tell at most {DATAGRAM_MAX} bytes at once")));
+        return Err(bad_input("too-large", sentence, format!("tell at most {MESSAGE_MAX} bytes at once")));
     }
     Ok(message)
 }

@@ -79,7 +79,8 @@ pub(crate) async fn run(format: Format, args: &Args) -> Result<u8, Failure> {
 /// The cluster as one part, with state and credentials in the run's folder.
 fn cluster(run: &Path) -> Part {
     let args = ["--state".into(), run.join("state").into(), "--listen".into(), "127.0.0.1:0".into()];
-    let env = [("XDG_STATE_HOME".into(), run.into())];
+    let log = std::env::var_os("GANGSAW_LOG").unwrap_or_else(|| "warn".into());
+    let env = [("XDG_STATE_HOME".into(), run.into()), ("GANGSAW_LOG".into(), log)];
     Part { verb: "up", args: args.into(), env: env.into(), grace: STOP_MAX }
 }
 

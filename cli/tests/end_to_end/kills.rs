@@ -66,6 +66,7 @@ fn up_starts_a_killed_scheduler_again_and_run_does_not_notice() {
     let script = format!("echo before; until [ -e {} ]; do sleep 0.02; done; echo after; exit 4", gate.display());
     let run =
         cluster.command(&["run", "--", "sh", "-c", &script]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    eventually("the job", || cluster.json(&["ps"])["jobs"].get(0).map(|_| ()));
     cluster.until_running(1);
     kill(cluster.daemons[0].number("scheduler_pid"), Signal::KILL);
     cluster.place.file("gate", "");
@@ -95,6 +96,8 @@ fn a_killed_supervisors_tasks_are_gone_and_tried_again() {
     let cluster = Cluster::up();
     let job = cluster.submit(&["--", "sh", "-c", "setsid sleep 601 & sleep 602"]);
     let pid = cluster.until_running(job);
+    let strayed = || processes_naming("sleep\u{0}601").first().map(|(pid, _)| *pid);
+    let stray = eventually("the child in a session of its own", strayed);
     let supervisors: Vec<u64> = processes_naming(cluster.place.path().to_str().unwrap())
         .into_iter()
         .filter(|(_, line)| line.contains(" supervisor "))
@@ -106,10 +109,7 @@ fn a_killed_supervisors_tasks_are_gone_and_tried_again() {
         let task = cluster.show(job)["tasks"][0].clone();
         (task["attempt"] == 2 && task["state"] == "RUNNING").then(|| task["pid"].as_u64()).flatten()
     });
-    assert!(!is_alive(pid) && second != pid);
-    let left: Vec<_> =
-        processes_naming("sleep\u{0}60").into_iter().filter(|(_, line)| line.starts_with("sleep 601")).collect();
-    assert_eq!(left.len(), 1, "only the second attempt's: {left:?}");
+    assert!(!is_alive(pid) && !is_alive(stray) && second != pid, "nothing of the first attempt is left");
     let show = cluster.show(job);
     assert_eq!(show["retries"], 1);
 }

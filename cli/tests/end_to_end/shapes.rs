@@ -71,7 +71,7 @@ fn completions_name_the_verbs_for_each_shell() {
         let output = place.gangsaw(&["completions", shell]).output().unwrap();
         assert!(output.status.success());
         let text = out(&output);
-        assert!(text.contains("quickstart") && text.contains("--time-limit"), "{shell}");
+        assert!(text.contains("quickstart") && text.contains("time-limit"), "{shell}");
     }
     let checked = std::process::Command::new("bash")
         .args(["-n", "-c"])

@@ -9,7 +9,7 @@ use crate::event::Event;
 use crate::id::{Index, LeaseId, NodeId, Rank};
 use crate::input::{Fact, FactKind};
 use crate::job::record::{Cause, Exit, Outcome};
-use crate::lease::{Lease, Master, RevokeReason};
+use crate::lease::{Lease, Master, RevokeReason, coarse};
 use crate::ranges::RangeSet;
 
 impl Decider<'_> {
@@ -162,7 +162,9 @@ impl Scratch<'_> {
         if lease.gang.is_some() || first > last {
             return;
         }
-        let mean_us = mean_us.max(1).checked_next_power_of_two().unwrap_or(u64::MAX);
+        // Equal elements of an array stay one record; a job of one element keeps the exact time, which people read.
+        let alone = self.decider.state.job(lease.job).is_some_and(|job| job.body.spec.element_count() == 1);
+        let mean_us = if alone { mean_us.max(1) } else { coarse(mean_us.max(1)) };
         let ranges: Vec<_> = lease.live.within(first, last).collect();
         for range in ranges {
             let (first, last) = (range.first, range.last);

@@ -163,12 +163,6 @@ impl Solver<'_> {
         }
         Err(if limited { Tried::Limited } else { Tried::NoRoom })
     }
-
-    fn use_queue(&mut self, line: &Line, more: Usage) {
-        let used = self.used.entry(line.queue.clone()).or_default();
-        used.running += more.running;
-        used.gpus += more.gpus;
-    }
 }
 
 impl Cursor {

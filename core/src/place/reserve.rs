@@ -13,12 +13,16 @@ use crate::resources::Demand;
 use crate::state::State;
 use crate::state::index::{Place, Shape};
 
-/// Keeps what is free for `job`, and asks for unstarted elements of later jobs where it lacks cores or memory.
-pub(super) fn reserve(state: &State, free: &mut Free<'_>, round: &mut Round, job: &Job, shape: &Shape) {
-    let Some((demand, nodes)) = shape.demands.iter().find_map(|demand| Some((demand, choose(free, demand, shape)?)))
-    else {
-        return;
-    };
+/// Keeps what is free for `job`, and asks for unstarted elements of later jobs where it lacks cores or memory. Returns
+/// the alternative it is kept for. `None`: the nodes that take work could not run the job even if they were empty.
+pub(super) fn reserve<'s>(
+    state: &State,
+    free: &mut Free<'_>,
+    round: &mut Round,
+    job: &Job,
+    shape: &'s Shape,
+) -> Option<&'s Demand> {
+    let (demand, nodes) = shape.demands.iter().find_map(|demand| Some((demand, choose(free, demand, shape)?)))?;
     for (id, ranks) in nodes {
         let Some((node, left)) = free.node(id) else {
             continue;
@@ -33,6 +37,7 @@ pub(super) fn reserve(state: &State, free: &mut Free<'_>, round: &mut Round, job
         devices.truncate(gpus);
         free.take(id, milli_cpus, memory_bytes, &devices);
     }
+    Some(demand)
 }
 
 /// Returns the nodes a shape would use, and how many of its ranks on each. `None`: the nodes that take work could not

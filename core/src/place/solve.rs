@@ -133,15 +133,23 @@ impl<'a> Solver<'a> {
         }
     }
 
-    /// Keeps what is free for the first job that finds no room.
+    /// Keeps what is free, and room in its queue, for the first job that finds no room and could run here.
     fn keep(&mut self, job: &Job, line: &Line) {
-        if self.reserved {
+        if self.reserved || (self.heads.is_empty() && self.state.index.chunks.is_empty()) {
             return;
         }
-        self.reserved = true;
-        if !self.heads.is_empty() || !self.state.index.chunks.is_empty() {
-            super::reserve::reserve(self.state, &mut self.free, &mut self.round, job, &line.shape);
+        let kept = super::reserve::reserve(self.state, &mut self.free, &mut self.round, job, &line.shape);
+        if let Some(demand) = kept {
+            self.reserved = true;
+            let gpus = u64::from(demand.gpus) * u64::from(line.shape.replicas);
+            self.use_queue(line, Usage { running: 1, queued: 0, gpus });
         }
+    }
+
+    pub(super) fn use_queue(&mut self, line: &Line, more: Usage) {
+        let used = self.used.entry(line.queue.clone()).or_default();
+        used.running += more.running;
+        used.gpus += more.gpus;
     }
 
     /// Says whether no alternative of a job may start for its queue's limits.

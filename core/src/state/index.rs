@@ -202,6 +202,9 @@ impl State {
                 self.index.changes.lines.insert(line.clone());
             }
         }
+        // Whoever uses less of a queue, or leaves it, makes room in its limits.
+        let less = old.usage.running > new.usage.running || old.usage.gpus > new.usage.gpus;
+        self.index.changes.relaxed |= old.queue.is_some() && (less || old.queue != new.queue);
         if let Some(queue) = old.queue.as_ref().and_then(|key| self.queues.get_mut(key)) {
             queue.usage.running -= old.usage.running;
             queue.usage.queued -= old.usage.queued;

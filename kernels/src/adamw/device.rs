@@ -4,9 +4,7 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{
-    CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg,
-};
+use cudarc::driver::{CudaFunction, CudaSlice, CudaStream, DriverError, LaunchConfig, PushKernelArg};
 use cudarc::nvrtc::{CompileOptions, Ptx, compile_ptx_with_opts};
 
 use super::{LengthError, Scalars, check};
@@ -57,10 +55,7 @@ impl Kernel {
     /// driver refuses the image.
     pub fn load(stream: &Arc<CudaStream>) -> Result<Kernel, KernelError> {
         let module = stream.context().load_module(compile()?)?;
-        Ok(Kernel {
-            stream: stream.clone(),
-            function: module.load_function("adamw")?,
-        })
+        Ok(Kernel { stream: stream.clone(), function: module.load_function("adamw")? })
     }
 
     /// Performs one step; elements below `decayed` are decayed.
@@ -87,12 +82,7 @@ impl Kernel {
         second: &mut CudaSlice<f32>,
     ) -> Result<(), KernelError> {
         check(param.len(), grad.len(), first.len(), second.len())?;
-        let streams = [
-            param.stream(),
-            grad.stream(),
-            first.stream(),
-            second.stream(),
-        ];
+        let streams = [param.stream(), grad.stream(), first.stream(), second.stream()];
         if streams.iter().any(|stream| **stream != self.stream) {
             return Err(KernelError::Stream);
         }
@@ -100,22 +90,14 @@ impl Kernel {
             return Ok(());
         }
         let (length, decayed) = (param.len() as u64, decayed as u64);
-        let blocks = length
-            .div_ceil(u64::from(THREADS))
-            .min(u64::from(BLOCKS_MAX));
+        let blocks = length.div_ceil(u64::from(THREADS)).min(u64::from(BLOCKS_MAX));
         let config = LaunchConfig {
             grid_dim: (u32::try_from(blocks).unwrap_or(BLOCKS_MAX), 1, 1),
             block_dim: (THREADS, 1, 1),
             shared_mem_bytes: 0,
         };
         let mut launch = self.stream.launch_builder(&self.function);
-        launch
-            .arg(param)
-            .arg(grad)
-            .arg(first)
-            .arg(second)
-            .arg(&length)
-            .arg(&decayed);
+        launch.arg(param).arg(grad).arg(first).arg(second).arg(&length).arg(&decayed);
         launch.arg(&scalars.grad_scale);
         launch.arg(&scalars.beta1).arg(&scalars.one_minus_beta1);
         launch.arg(&scalars.beta2).arg(&scalars.one_minus_beta2);
@@ -145,6 +127,5 @@ pub(super) fn compile() -> Result<Ptx, KernelError> {
         name: Some("adamw.cu".to_owned()),
         ..CompileOptions::default()
     };
-    compile_ptx_with_opts(SOURCE, options)
-        .map_err(|error| KernelError::Source(format!("{error:?}")))
+    compile_ptx_with_opts(SOURCE, options).map_err(|error| KernelError::Source(format!("{error:?}")))
 }

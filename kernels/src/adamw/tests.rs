@@ -25,21 +25,11 @@ struct Buffers {
 
 impl Buffers {
     fn new(n: usize) -> Buffers {
-        Buffers {
-            param: values(n, 1),
-            grad: values(n, 2),
-            first: vec![0.0; n],
-            second: vec![0.0; n],
-        }
+        Buffers { param: values(n, 1), grad: values(n, 2), first: vec![0.0; n], second: vec![0.0; n] }
     }
 
     fn flat(&mut self) -> Flat<'_> {
-        Flat {
-            param: &mut self.param,
-            grad: &self.grad,
-            first: &mut self.first,
-            second: &mut self.second,
-        }
+        Flat { param: &mut self.param, grad: &self.grad, first: &mut self.first, second: &mut self.second }
     }
 
     fn bits(&self) -> Vec<u32> {
@@ -50,10 +40,7 @@ impl Buffers {
 
 #[test]
 fn fifty_steps_agree_with_the_papers_formulas_in_f64() {
-    let hyper = Hyper {
-        weight_decay: 0.1,
-        ..Hyper::default()
-    };
+    let hyper = Hyper { weight_decay: 0.1, ..Hyper::default() };
     let (n, decayed, lr) = (37, 20, 1e-2);
     let mut ours = Buffers::new(n);
     let mut param: Vec<f64> = ours.param.iter().map(|x| f64::from(*x)).collect();
@@ -67,11 +54,7 @@ fn fifty_steps_agree_with_the_papers_formulas_in_f64() {
             v[i] = hyper.beta2 * v[i] + (1.0 - hyper.beta2) * g * g;
             let m_hat = m[i] / (1.0 - hyper.beta1.powi(step as i32));
             let v_hat: f64 = v[i] / (1.0 - hyper.beta2.powi(step as i32));
-            let decay = if i < decayed {
-                hyper.weight_decay * param[i]
-            } else {
-                0.0
-            };
+            let decay = if i < decayed { hyper.weight_decay * param[i] } else { 0.0 };
             param[i] -= lr * (m_hat / (v_hat.sqrt() + hyper.epsilon) + decay);
         }
     }
@@ -105,11 +88,7 @@ fn only_the_elements_before_the_limit_are_decayed() {
     let mut buffers = Buffers::new(6);
     buffers.grad.fill(0.0);
     let before = buffers.param.clone();
-    let scalars = Hyper {
-        weight_decay: 0.5,
-        ..Hyper::default()
-    }
-    .at(1, 0.1, 1.0);
+    let scalars = Hyper { weight_decay: 0.5, ..Hyper::default() }.at(1, 0.1, 1.0);
     reference(buffers.flat(), 4, &scalars).unwrap();
     let shrunk: Vec<f32> = before[..4].iter().map(|x| x * 0.95).collect();
     assert_eq!(buffers.param[..4], shrunk);
@@ -122,10 +101,7 @@ fn buffers_of_different_lengths_are_refused_unchanged() {
     buffers.grad.pop();
     let before = buffers.bits();
     let error = reference(buffers.flat(), 5, &Hyper::default().at(1, 0.1, 1.0)).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "lengths differ: 5 parameters, 4 gradients, 5 and 5 moments"
-    );
+    assert_eq!(error.to_string(), "lengths differ: 5 parameters, 4 gradients, 5 and 5 moments");
     assert_eq!(buffers.bits(), before);
 }
 
@@ -134,19 +110,14 @@ fn buffers_of_different_lengths_are_refused_unchanged() {
 fn the_kernel_text_compiles() {
     let ptx = device::compile().unwrap().to_src();
     assert!(ptx.contains(".visible .entry adamw("), "{ptx}");
-    assert!(
-        !ptx.contains("fma.rn.f32"),
-        "a product and a sum were fused:\n{ptx}"
-    );
+    assert!(!ptx.contains("fma.rn.f32"), "a product and a sum were fused:\n{ptx}");
 }
 
 #[test]
 #[ignore = "needs a CUDA device and libnvrtc; has never run"]
 fn the_kernel_gives_the_same_bits_as_the_reference() {
     crate::probe().unwrap();
-    let stream = cudarc::driver::CudaContext::new(0)
-        .unwrap()
-        .default_stream();
+    let stream = cudarc::driver::CudaContext::new(0).unwrap().default_stream();
     let kernel = Kernel::load(&stream).unwrap();
     for n in [1, 255, 256, 257, 1 << 20, 3_000_001] {
         let mut host = Buffers::new(n);
@@ -158,9 +129,7 @@ fn the_kernel_gives_the_same_bits_as_the_reference() {
             let grad = stream.clone_htod(&host.grad).unwrap();
             let scalars = Hyper::default().at(step, 3e-3, 0.7);
             reference(host.flat(), n / 2, &scalars).unwrap();
-            kernel
-                .run(&scalars, n / 2, &mut param, &grad, &mut first, &mut second)
-                .unwrap();
+            kernel.run(&scalars, n / 2, &mut param, &grad, &mut first, &mut second).unwrap();
         }
         host.grad.clear();
         let device = Buffers {

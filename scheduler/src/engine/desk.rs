@@ -141,7 +141,10 @@ impl Desk {
     }
 
     fn ended_on(&mut self, job: JobId, node: NodeId, (first, last): (Index, Index), now_ns: u64) {
-        let waiting = self.uncopied.entry((job, node)).or_insert_with(|| Uncopied { elements: RangeSet::new(), since_ns: now_ns });
+        let waiting = self
+            .uncopied
+            .entry((job, node))
+            .or_insert_with(|| Uncopied { elements: RangeSet::new(), since_ns: now_ns });
         waiting.elements.insert(first, last);
         while self.uncopied.len() > UNCOPIED_MAX {
             self.uncopied.pop_first();

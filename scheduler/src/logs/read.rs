@@ -318,7 +318,8 @@ impl Reader {
         for file in files {
             let before: BTreeSet<Key> = self.given.keys().copied().collect();
             let (chunks, mut received) = mpsc::channel(OUT_QUEUE);
-            let read = tokio::task::spawn_blocking(move || copies::read(&file, |chunk| chunks.blocking_send(chunk).is_ok()));
+            let read =
+                tokio::task::spawn_blocking(move || copies::read(&file, |chunk| chunks.blocking_send(chunk).is_ok()));
             while let Some(chunk) = received.recv().await {
                 let stream = key(&chunk);
                 if !self.wanted.takes(&chunk) || before.contains(&stream) || self.is_old(&chunk, plan) {

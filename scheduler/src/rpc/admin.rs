@@ -22,10 +22,10 @@ pub(crate) struct Admin {
 
 impl Admin {
     async fn done(&self, input: Input) -> Result<(), Status> {
-        match self.engine.ask(ask::token_holder()?, ask::request_id()?, input).await? {
-            Reply::Done => Ok(()),
-            other => Err(astray(other)),
-        }
+        let Reply::Done = self.engine.ask(ask::token_holder()?, ask::request_id()?, input).await? else {
+            return Err(astray());
+        };
+        Ok(())
     }
 }
 
@@ -54,7 +54,10 @@ impl AdminService for Admin {
         Ok(Response::new(wire::ListNodesResponse { nodes: nodes.await? }))
     }
 
-    async fn set_node(&self, request: Request<wire::SetNodeRequest>) -> Result<Response<wire::SetNodeResponse>, Status> {
+    async fn set_node(
+        &self,
+        request: Request<wire::SetNodeRequest>,
+    ) -> Result<Response<wire::SetNodeResponse>, Status> {
         let request = request.into_inner();
         let mode = terms::mode_from(request.mode).ok_or_else(|| Refusal::missing("mode"))?;
         self.done(Input::SetNode { name: node_name(&request.name)?, mode, reason: request.reason }).await?;
@@ -82,7 +85,8 @@ impl AdminService for Admin {
         request: Request<wire::SetQueueRequest>,
     ) -> Result<Response<wire::SetQueueResponse>, Status> {
         let request = request.into_inner();
-        let name = QueueName::new(&request.name).map_err(|error| invalid("bad-name", format!("the queue's name {error}")))?;
+        let name =
+            QueueName::new(&request.name).map_err(|error| invalid("bad-name", format!("the queue's name {error}")))?;
         let input = Input::SetQueue {
             name,
             running_max: change(request.running_max),

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use gangsaw_core::effect::Reply;
 use gangsaw_core::id::{Actor, Index, JobId, Rank, RequestId};
 use gangsaw_core::ranges::RangeSet;
 use gangsaw_proto::jobs::v1 as wire;
@@ -41,7 +40,7 @@ pub(crate) fn unknown_job(job: u64) -> Refusal {
 }
 
 /// Returns the status of an answer that does not belong to the question, which the core never gives.
-pub(crate) fn astray(_reply: Reply) -> Status {
+pub(crate) fn astray() -> Status {
     Refusal::invariant().into()
 }
 

@@ -54,7 +54,12 @@ impl Refusal {
 
     pub(crate) fn disk_full() -> Refusal {
         let message = "the scheduler's disk is almost full, and it takes nothing new until there is room";
-        Refusal::new(Code::ResourceExhausted, "disk-full", message, "free space where its state folder is; it recovers alone")
+        Refusal::new(
+            Code::ResourceExhausted,
+            "disk-full",
+            message,
+            "free space where its state folder is; it recovers alone",
+        )
     }
 
     pub(crate) fn invariant() -> Refusal {

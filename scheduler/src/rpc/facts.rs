@@ -25,7 +25,8 @@ const PROGRESS_BYTES_MAX: usize = 4 << 10;
 
 /// Reads a Hello.
 pub(crate) fn hello(hello: wire::Hello) -> Result<(NodeHello, Volatile), Refusal> {
-    let name = NodeName::new(&hello.node_name).map_err(|error| invalid("bad-name", format!("the node's name {error}")))?;
+    let name =
+        NodeName::new(&hello.node_name).map_err(|error| invalid("bad-name", format!("the node's name {error}")))?;
     let inventory = hello.inventory.ok_or_else(|| Refusal::missing("inventory"))?;
     let volatile = volatile(&inventory);
     let leases = hello.leases.into_iter().map(held).collect::<Result<_, _>>()?;

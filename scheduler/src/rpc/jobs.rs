@@ -83,13 +83,9 @@ impl JobsService for Jobs {
     async fn submit(&self, request: Request<wire::SubmitRequest>) -> Result<Response<wire::SubmitResponse>, Status> {
         let (user, submit) = submit(request.into_inner())?;
         let reply = self.engine.ask(ask::actor(&user)?, ask::request_id()?, Input::Submit(submit)).await?;
-        match reply {
-            Reply::Submitted { jobs, repeated } => {
-                let job_ids = jobs.into_iter().map(|job| job.0).collect();
-                Ok(Response::new(wire::SubmitResponse { job_ids, repeated }))
-            }
-            other => Err(astray(other)),
-        }
+        let Reply::Submitted { jobs, repeated } = reply else { return Err(astray()) };
+        let job_ids = jobs.into_iter().map(|job| job.0).collect();
+        Ok(Response::new(wire::SubmitResponse { job_ids, repeated }))
     }
 
     async fn get_job(&self, request: Request<wire::GetJobRequest>) -> Result<Response<wire::GetJobResponse>, Status> {
@@ -105,34 +101,28 @@ impl JobsService for Jobs {
 
     async fn cancel(&self, request: Request<wire::CancelRequest>) -> Result<Response<wire::CancelResponse>, Status> {
         let (job, elements) = ask::selector(request.into_inner().select)?;
-        match self.ask(Input::Cancel { job, elements }).await? {
-            Reply::Cancelled { elements } => Ok(Response::new(wire::CancelResponse { elements })),
-            other => Err(astray(other)),
-        }
+        let Reply::Cancelled { elements } = self.ask(Input::Cancel { job, elements }).await? else {
+            return Err(astray());
+        };
+        Ok(Response::new(wire::CancelResponse { elements }))
     }
 
     async fn hold(&self, request: Request<wire::HoldRequest>) -> Result<Response<wire::HoldResponse>, Status> {
         let job = ask::job_id(request.into_inner().job_id)?;
-        match self.ask(Input::Hold { job }).await? {
-            Reply::Done => Ok(Response::new(wire::HoldResponse {})),
-            other => Err(astray(other)),
-        }
+        let Reply::Done = self.ask(Input::Hold { job }).await? else { return Err(astray()) };
+        Ok(Response::new(wire::HoldResponse {}))
     }
 
     async fn release(&self, request: Request<wire::ReleaseRequest>) -> Result<Response<wire::ReleaseResponse>, Status> {
         let job = ask::job_id(request.into_inner().job_id)?;
-        match self.ask(Input::Release { job }).await? {
-            Reply::Done => Ok(Response::new(wire::ReleaseResponse {})),
-            other => Err(astray(other)),
-        }
+        let Reply::Done = self.ask(Input::Release { job }).await? else { return Err(astray()) };
+        Ok(Response::new(wire::ReleaseResponse {}))
     }
 
     async fn retry(&self, request: Request<wire::RetryRequest>) -> Result<Response<wire::RetryResponse>, Status> {
         let (job, elements) = ask::selector(request.into_inner().select)?;
-        match self.ask(Input::Retry { job, elements }).await? {
-            Reply::Retried { elements } => Ok(Response::new(wire::RetryResponse { elements })),
-            other => Err(astray(other)),
-        }
+        let Reply::Retried { elements } = self.ask(Input::Retry { job, elements }).await? else { return Err(astray()) };
+        Ok(Response::new(wire::RetryResponse { elements }))
     }
 
     async fn update(&self, request: Request<wire::UpdateRequest>) -> Result<Response<wire::UpdateResponse>, Status> {
@@ -141,10 +131,10 @@ impl JobsService for Jobs {
         let queue = request.queue.as_deref().map(QueueName::new).transpose().map_err(bad_queue)?;
         let time_limit = request.time_limit.as_ref().map(time_limit).transpose()?;
         let job = ask::job_id(request.job_id)?;
-        match self.ask(Input::Update { job, priority: request.priority, queue, time_limit }).await? {
-            Reply::Done => Ok(Response::new(wire::UpdateResponse {})),
-            other => Err(astray(other)),
-        }
+        let Reply::Done = self.ask(Input::Update { job, priority: request.priority, queue, time_limit }).await? else {
+            return Err(astray());
+        };
+        Ok(Response::new(wire::UpdateResponse {}))
     }
 
     async fn watch(&self, request: Request<wire::WatchRequest>) -> Result<Response<WatchStream>, Status> {

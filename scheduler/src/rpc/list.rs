@@ -144,7 +144,8 @@ fn page(view: &View<'_>, wanted: &Wanted) -> Result<wire::ListJobsResponse, Refu
         }
     }
     // Old jobs lie between: both lists are sorted, and only what is above where the scan ended is known to be whole.
-    let stopped = jobs.len() == wanted.limit || view.state.jobs().next().is_some_and(|oldest| reached.is_some_and(|at| at > oldest.body.id.0));
+    let stopped = jobs.len() == wanted.limit
+        || view.state.jobs().next().is_some_and(|oldest| reached.is_some_and(|at| at > oldest.body.id.0));
     if wanted.ended {
         let floor = if stopped { reached.unwrap_or(0) } else { 0 };
         for old in history::jobs(view.history, &wanted.filter, wanted.limit).map_err(unreadable)? {

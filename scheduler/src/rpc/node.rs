@@ -49,10 +49,7 @@ impl NodeService for Nodes {
     type AttachStream = AttachStream;
     type ServeLogsStream = LogsStream;
 
-    async fn attach(
-        &self,
-        request: Request<Streaming<wire::AttachRequest>>,
-    ) -> Result<Response<AttachStream>, Status> {
+    async fn attach(&self, request: Request<Streaming<wire::AttachRequest>>) -> Result<Response<AttachStream>, Status> {
         static SESSION: AtomicU64 = AtomicU64::new(1);
         let mut incoming = request.into_inner();
         let Some(FromNode::Hello(hello)) = first(&mut incoming).await?.message else {
@@ -144,12 +141,17 @@ impl Reader {
             FromNode::Report(report) => Said::Report { seq: report.seq, facts: facts::facts(report.facts)? },
             FromNode::Inventory(inventory) => {
                 let volatile = facts::volatile(&inventory);
-                let inventory = inventory_from(inventory).map_err(|error| invalid("bad-inventory", error.to_string()))?;
+                let inventory =
+                    inventory_from(inventory).map_err(|error| invalid("bad-inventory", error.to_string()))?;
                 Said::Inventory { inventory, volatile }
             }
             FromNode::Progress(batch) => {
                 // Lossy: a busy engine is told the next time.
-                let _ = self.engine.said(node, self.session, Said::Progress(batch.tasks.iter().filter_map(facts::progress).collect()));
+                let _ = self.engine.said(
+                    node,
+                    self.session,
+                    Said::Progress(batch.tasks.iter().filter_map(facts::progress).collect()),
+                );
                 return Ok(());
             }
         };

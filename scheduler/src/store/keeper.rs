@@ -133,15 +133,24 @@ impl Work {
     fn write_snapshot(&self, snapshot: &Snapshot) -> Result<(), KeeperError> {
         let counts = sqlite::meta(&self.connection, "snapshot_seq")?.unwrap_or(0);
         // Parts of one that was never finished.
-        self.delete_slices("DELETE FROM snapshot WHERE (seq, part) IN (SELECT seq, part FROM snapshot WHERE seq <> ?1 LIMIT ?2)", counts)?;
+        self.delete_slices(
+            "DELETE FROM snapshot WHERE (seq, part) IN (SELECT seq, part FROM snapshot WHERE seq <> ?1 LIMIT ?2)",
+            counts,
+        )?;
         let seq = snapshot.seq.cast_signed();
         for (part, (count, frames)) in snapshot.parts.iter().enumerate() {
-            self.connection
-                .prepare_cached("INSERT INTO snapshot VALUES (?1, ?2, ?3, ?4)")?
-                .execute(params![seq, i64::try_from(part).unwrap_or(i64::MAX), count.cast_signed(), frames])?;
+            self.connection.prepare_cached("INSERT INTO snapshot VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+                seq,
+                i64::try_from(part).unwrap_or(i64::MAX),
+                count.cast_signed(),
+                frames
+            ])?;
         }
         self.connection.execute("INSERT OR REPLACE INTO meta VALUES ('snapshot_seq', ?1)", [seq])?;
-        self.delete_slices("DELETE FROM snapshot WHERE (seq, part) IN (SELECT seq, part FROM snapshot WHERE seq < ?1 LIMIT ?2)", seq)
+        self.delete_slices(
+            "DELETE FROM snapshot WHERE (seq, part) IN (SELECT seq, part FROM snapshot WHERE seq < ?1 LIMIT ?2)",
+            seq,
+        )
     }
 
     /// Moves every batch that the snapshot covers to archives.
@@ -187,14 +196,9 @@ impl Work {
         let mut page = Vec::new();
         let mut bytes = 0;
         while let Some(row) = rows.next()? {
-            let frames: Vec<u8> = row.get(3)?;
-            bytes += frames.len();
-            page.push(Archived {
-                first_seq: row.get::<_, i64>(0)?.cast_unsigned(),
-                last_seq: row.get::<_, i64>(1)?.cast_unsigned(),
-                wall_ms: row.get::<_, i64>(2)?.cast_unsigned(),
-                frames,
-            });
+            let batch = archived(row)?;
+            bytes += batch.frames.len();
+            page.push(batch);
             if bytes > STEP_BYTES {
                 break;
             }
@@ -213,6 +217,16 @@ impl Work {
         while self.connection.prepare_cached(sql)?.execute([bound, DELETE_ROWS])? > 0 {}
         Ok(())
     }
+}
+
+/// Reads a row of first sequence, last sequence, wall time and frames.
+pub(crate) fn archived(row: &rusqlite::Row<'_>) -> rusqlite::Result<Archived> {
+    Ok(Archived {
+        first_seq: row.get::<_, i64>(0)?.cast_unsigned(),
+        last_seq: row.get::<_, i64>(1)?.cast_unsigned(),
+        wall_ms: row.get::<_, i64>(2)?.cast_unsigned(),
+        frames: row.get(3)?,
+    })
 }
 
 /// A full disk ends a chore, not the keeper: the disk guard makes room, and the chore comes again.

@@ -45,7 +45,9 @@ pub(crate) fn rows(state: &State, job_id: JobId, now: Now) -> Vec<Row> {
 }
 
 fn continues(first: &wire::Task, last: u32, task: &wire::Task) -> bool {
-    task.rank == first.rank && task.index == last.wrapping_add(1) && *task == wire::Task { index: task.index, ..first.clone() }
+    task.rank == first.rank
+        && task.index == last.wrapping_add(1)
+        && *task == wire::Task { index: task.index, ..first.clone() }
 }
 
 fn row(job_id: JobId, (task, last): &(wire::Task, u32)) -> Row {

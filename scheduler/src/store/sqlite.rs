@@ -256,8 +256,7 @@ fn lock(folder: &Path, path: &Path) -> Result<std::fs::File, OpenError> {
     use rustix::fs::{FlockOperation, flock};
     let lock_path = folder.join("gangsaw.db.lock");
     let io = |source| OpenError::Io { path: lock_path.clone(), source };
-    let file =
-        std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(io)?;
+    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(io)?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse(path.to_owned())),
@@ -280,6 +279,14 @@ pub(crate) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// Opens a connection that only reads.
+pub(crate) fn connect_read_only(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_WAIT)?;
+    Ok(connection)
+}
+
 /// Returns a number from the `meta` table.
 pub(crate) fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<i64>> {
     let mut statement = connection.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
@@ -295,4 +302,3 @@ pub(crate) fn is_full(error: &rusqlite::Error) -> bool {
             || inner.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
     })
 }
-

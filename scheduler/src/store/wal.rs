@@ -49,7 +49,8 @@ pub(crate) fn inspect(path: &Path) -> io::Result<Tail> {
     let page = word(&header, 8, true) as usize;
     let mut sum = Sum { big: magic == MAGIC_BIG, s0: 0, s1: 0 };
     sum.add(&header[..24]);
-    let good = (magic == MAGIC_LITTLE || magic == MAGIC_BIG) && sum.is(&header[24..32]) && (512..=65536).contains(&page);
+    let good =
+        (magic == MAGIC_LITTLE || magic == MAGIC_BIG) && sum.is(&header[24..32]) && (512..=65536).contains(&page);
     if !good {
         // A header is one sector, synced before the second transaction: bad with little behind it is torn.
         return Ok(if length > 64 * 1024 { Tail::Damaged { frame: 0 } } else { Tail::Sound });

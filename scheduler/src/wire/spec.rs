@@ -125,10 +125,10 @@ pub(crate) fn message(spec: &JobSpec) -> wire::JobSpec {
         labels: spec.labels.clone().into_iter().collect(),
         work: Some(work(&spec.work)),
         demands: spec.demands.iter().map(demand).collect(),
-        array: spec.array.as_ref().map(|array| wire::Array {
-            ranges: ranges(&array.indices),
-            running_max: array.running_max.unwrap_or(0),
-        }),
+        array: spec
+            .array
+            .as_ref()
+            .map(|array| wire::Array { ranges: ranges(&array.indices), running_max: array.running_max.unwrap_or(0) }),
         replicas: spec.replicas,
         rendezvous: rendezvous.into(),
         after: spec.after.iter().map(dependency).collect(),
@@ -211,7 +211,9 @@ pub(crate) fn filled(text: String) -> Option<String> {
 /// Reads a spec this scheduler wrote.
 pub(crate) fn from_message(spec: wire::JobSpec) -> Result<JobSpec, Malformed> {
     let on_disconnect = match spec.on_disconnect() {
-        wire::OnDisconnect::Stop => OnDisconnect::Stop { after: need(spec.stop_after.as_ref().map(millis), "stop_after")? },
+        wire::OnDisconnect::Stop => {
+            OnDisconnect::Stop { after: need(spec.stop_after.as_ref().map(millis), "stop_after")? }
+        }
         wire::OnDisconnect::Keep | wire::OnDisconnect::Unspecified => OnDisconnect::Keep,
     };
     let rendezvous = match spec.rendezvous() {

@@ -73,12 +73,7 @@ pub(crate) fn end_state(number: i32) -> Result<EndState, Malformed> {
         Ok(State::OutOfMemory) => Ok(EndState::OutOfMemory),
         Ok(State::NodeFail) => Ok(EndState::NodeFail),
         Ok(
-            State::Unspecified
-            | State::Pending
-            | State::Held
-            | State::Starting
-            | State::Running
-            | State::Completing,
+            State::Unspecified | State::Pending | State::Held | State::Starting | State::Running | State::Completing,
         )
         | Err(_) => Err(Malformed("state")),
     }

@@ -4,9 +4,11 @@
 
 use candle_core::Var;
 
+use super::pass::Op;
 use super::*;
 use crate::batch;
 use crate::data::Dataset;
+use crate::ops::CrossEntropy;
 
 const H: f64 = 1e-5;
 
@@ -80,10 +82,9 @@ fn every_recipes_gradients_equal_central_differences_in_f64() {
             }
             let batch = batch::make(&data, &data.train, None, DType::F64, &Device::Cpu).unwrap();
             let mode = Mode::Train { random: Random::new(1), step: 3, dropout };
-            let loss = || model.loss(&batch, mode).unwrap();
-            let grads = loss().backward().unwrap();
-            for p in &model.params {
-                let grad = grads.get(p.var.as_tensor()).unwrap();
+            let loss = || model.gradients(&batch, mode).unwrap().loss;
+            let grads = model.gradients(&batch, mode).unwrap().of;
+            for (p, grad) in model.params.iter().zip(&grads) {
                 for direction in directions(p.var.dims()) {
                     let got = (grad * &direction).unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap();
                     let want = slope(&p.var, &direction, || loss().to_scalar().unwrap());
@@ -100,6 +101,42 @@ fn every_recipes_gradients_equal_central_differences_in_f64() {
     }
 }
 
+/// The loss as a graph that candle walks back over by itself.
+fn graph_loss(model: &Model, batch: &batch::Batch, mode: Mode) -> Tensor {
+    let mut x = batch.images.clone();
+    for op in model.operations(batch, mode) {
+        x = match op {
+            Op::Conv(conv, w, b) => x.apply_op3(model.var(w), model.var(b), conv),
+            Op::Dense(dense, w, b) => x.apply_op3(model.var(w), model.var(b), dense),
+            Op::Pool(pool) => x.apply_op1(pool),
+            Op::Dropout(dropout) => x.apply_op1(dropout),
+            Op::Flatten => x.flatten_from(1),
+        }
+        .unwrap();
+    }
+    x.apply_op2(&batch.labels, CrossEntropy).unwrap()
+}
+
+#[test]
+fn our_walk_back_gives_what_candles_gives() {
+    let data = noise(8, 8, 16);
+    for recipe in Recipe::ALL {
+        let config = tiny(recipe, 0.3);
+        let shape = Shape { height: 8, width: 8, classes: 4 };
+        let model = Model::new(&config, shape, DType::F32, &Device::Cpu).unwrap();
+        let batch = batch::make(&data, &data.train, None, DType::F32, &Device::Cpu).unwrap();
+        let mode = Mode::Train { random: Random::new(1), step: 3, dropout: 0.3 };
+        let Gradients { loss, of } = model.gradients(&batch, mode).unwrap();
+        let want = graph_loss(&model, &batch, mode);
+        assert_eq!(loss.to_scalar::<f32>().unwrap(), want.to_scalar::<f32>().unwrap());
+        let want = want.backward().unwrap();
+        for (p, grad) in model.params.iter().zip(&of) {
+            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            assert_eq!(flat(grad), flat(want.get(p.var.as_tensor()).unwrap()), "{}", p.name);
+        }
+    }
+}
+
 #[test]
 fn f32_and_f64_agree_on_loss_and_gradients() {
     let data = noise(8, 8, 16);
@@ -109,11 +146,13 @@ fn f32_and_f64_agree_on_loss_and_gradients() {
         let run = |dtype| {
             let model = Model::new(&config, shape, dtype, &Device::Cpu).unwrap();
             let batch = batch::make(&data, &data.train, None, dtype, &Device::Cpu).unwrap();
-            let loss = model.loss(&batch, Mode::Evaluate).unwrap();
-            let grads = loss.backward().unwrap();
-            let wide = |t: &Tensor| t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1::<f64>().unwrap();
+            let Gradients { loss, of } = model.gradients(&batch, Mode::Evaluate).unwrap();
+            let wide = |t: &Tensor| {
+                let t = t.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
+                t.to_vec1::<f64>().unwrap()
+            };
             let mut all = wide(&loss);
-            model.params.iter().for_each(|p| all.extend(wide(grads.get(p.var.as_tensor()).unwrap())));
+            of.iter().for_each(|grad| all.extend(wide(grad)));
             all
         };
         let (narrow, wide) = (run(DType::F32), run(DType::F64));
@@ -173,9 +212,9 @@ fn each_recipe_overfits_one_batch() {
         let batch = batch::make(&data, &data.train, None, DType::F32, &Device::Cpu).unwrap();
         let mut last = f32::INFINITY;
         for step in 1..=400 {
-            let loss = model.loss(&batch, Mode::Evaluate).unwrap();
+            let Gradients { loss, of } = model.gradients(&batch, Mode::Evaluate).unwrap();
             last = loss.to_scalar().unwrap();
-            flat.gather(&model, &loss.backward().unwrap()).unwrap();
+            flat.gather(&of).unwrap();
             flat.step(step, 0.01, 1.0).unwrap();
             flat.scatter(&model).unwrap();
         }

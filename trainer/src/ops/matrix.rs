@@ -11,6 +11,13 @@ use rayon::prelude::*;
 
 use super::Real;
 
+/// Multiplications below which a product stays in its thread: at some 30 G a second they
+/// take half a millisecond, and on a busy machine a second thread can take longer to wake.
+const POOL_MULTIPLICATIONS_MIN: usize = 1 << 24;
+
+/// Chunks below which a loop over them stays in its thread, for the same reason.
+const POOL_CHUNKS_MIN: usize = 8;
+
 /// A matrix to read: `rows × columns`, stored by rows, or by columns if `transposed`.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix<'a, T> {
@@ -41,7 +48,7 @@ impl<'a, T> Matrix<'a, T> {
 pub(super) enum Threads {
     /// The caller already runs on the pool, or the product is small.
     One,
-    /// All threads of the pool, where the product is large enough.
+    /// All threads of the pool, if the product is large enough.
     Pool,
 }
 
@@ -57,9 +64,10 @@ pub(super) fn multiply<T: Real>(out: &mut [T], a: Matrix<'_, T>, b: Matrix<'_, T
     if out.is_empty() {
         return;
     }
+    let large = a.rows * a.columns * b.columns >= POOL_MULTIPLICATIONS_MIN;
     let parallelism = match (threads, rayon::current_num_threads()) {
-        (Threads::One, _) | (Threads::Pool, 1) => Parallelism::None,
-        (Threads::Pool, count) => Parallelism::Rayon(count),
+        (Threads::Pool, count) if count > 1 && large => Parallelism::Rayon(count),
+        (Threads::Pool | Threads::One, _) => Parallelism::None,
     };
     let ((a_column, a_row), (b_column, b_row)) = (a.strides(), b.strides());
     // SAFETY: the asserts proved that each slice holds exactly its matrix, and the
@@ -90,9 +98,13 @@ pub(super) fn multiply<T: Real>(out: &mut [T], a: Matrix<'_, T>, b: Matrix<'_, T
     }
 }
 
-/// Runs `work` on each chunk of `out`, on the pool if there are several of both.
+fn on_pool(chunks: usize) -> bool {
+    chunks >= POOL_CHUNKS_MIN && rayon::current_num_threads() > 1
+}
+
+/// Runs `work` on each chunk of `out`, on the pool if there are enough.
 pub(super) fn each_chunk<T: Real>(out: &mut [T], chunk: usize, work: impl Fn(usize, &mut [T]) + Send + Sync) {
-    if out.len() <= chunk || rayon::current_num_threads() == 1 {
+    if !on_pool(out.len().div_ceil(chunk)) {
         out.chunks_mut(chunk).enumerate().for_each(|(i, part)| work(i, part));
     } else {
         out.par_chunks_mut(chunk).enumerate().for_each(|(i, part)| work(i, part));
@@ -111,7 +123,7 @@ pub(super) fn sum_parts<T: Real>(size: usize, parts: usize, part: impl Fn(usize,
         total
     };
     let zero = vec![T::zero(); size];
-    if parts <= 1 || rayon::current_num_threads() == 1 {
+    if !on_pool(parts) {
         (0..parts).map(one).fold(zero, add)
     } else {
         let computed: Vec<Vec<T>> = (0..parts).into_par_iter().map(one).collect();

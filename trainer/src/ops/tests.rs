@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod conv;
+mod threads;
 
 use candle_core::{DType, Device, Tensor, Var};
 

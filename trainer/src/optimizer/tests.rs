@@ -73,12 +73,13 @@ fn every_parameter_gets_a_gradient_and_the_norm_is_theirs() {
         config.dropout = 0.0;
         let (model, mut flat) = network(&config);
         let batch = batch::make(&data, &data.train[..64], None, DType::F32, &Device::Cpu).unwrap();
-        let grads = model.loss(&batch, Mode::Evaluate).unwrap().backward().unwrap();
-        let norm = flat.gather(&model, &grads).unwrap();
+        let grads = model.gradients(&batch, Mode::Evaluate).unwrap().of;
+        let norm = flat.gather(&grads).unwrap();
         let mut squares = 0.0;
-        for p in &model.params {
-            let grad = grads.get(p.var.as_tensor()).unwrap().flatten_all().unwrap();
-            let sum: f64 = grad.to_vec1::<f32>().unwrap().iter().map(|g| f64::from(*g).powi(2)).sum();
+        for (p, grad) in model.params.iter().zip(&grads) {
+            assert_eq!(grad.dims(), p.var.dims());
+            let values = grad.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let sum: f64 = values.iter().map(|g| f64::from(*g).powi(2)).sum();
             assert!(sum > 0.0, "{}: {} has a gradient of zeros", recipe.name(), p.name);
             squares += sum;
         }

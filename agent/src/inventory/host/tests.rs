@@ -79,5 +79,5 @@ fn version_1_limits_are_read_below_a_bind_mounted_root() {
 fn this_machine_has_cores_memory_and_a_boot_id() {
     let host = read(Path::new("/"), cores());
     assert!(host.milli_cpus >= 1 && host.memory_bytes > 0 && !host.boot_id.is_empty(), "{host:?}");
-    assert!(boottime_ms() > 0 && wall_ms() > 0 && !hostname().is_empty());
+    assert!(boottime_ms() > 0 && !hostname().is_empty());
 }

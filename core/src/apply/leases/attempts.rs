@@ -7,7 +7,7 @@ use crate::job::record::{
     Cause, Checkpoint, ElementRecord, EndState, Ended, EndedRange, Exit, Next, Outcome, RecordStatus, RetryClass,
     TaskRecord,
 };
-use crate::lease::{Lease, new_task};
+use crate::lease::{Lease, coarse, new_task};
 use crate::state::State;
 use crate::time::Time;
 
@@ -114,7 +114,7 @@ impl State {
         if let Some(node) = node.filter(|_| exit.cause == Cause::StartInfra && lease_is_single(lease)) {
             self.count_infra_start(at, *job_id, node);
         }
-        let ran = exit.ran_us.checked_next_power_of_two().unwrap_or(0);
+        let ran = coarse(exit.ran_us);
         self.edit_lease(*id, |lease| {
             if lease.gang.is_none() && !lease.fenced {
                 lease.begun = true;

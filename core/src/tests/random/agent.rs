@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::effect::{Effect, Grant};
 use crate::id::*;
 use crate::input::*;
-use crate::job::record::Cause;
+use crate::job::record::{Cause, Exit};
 use crate::ranges::RangeSet;
 use crate::tests::world::*;
 
@@ -26,6 +26,12 @@ impl Random {
     pub(super) fn percent(&mut self, chance: u64) -> bool {
         self.below(100) < chance
     }
+}
+
+/// A command that ran two milliseconds.
+fn quick(index: Index, rank: Rank, code: i32) -> FactKind {
+    let exit = Exit { ran_us: 2_000, ..exit(Cause::Exit, Some(code)) };
+    FactKind::Ended { index, rank, exit }
 }
 
 /// A lease on a model node.
@@ -186,14 +192,11 @@ impl Agent {
                 _ => Cause::Exit,
             };
             let code = if faults && random.percent(20) { random.below(3) as i32 } else { 0 };
-            facts.push(match cause {
-                Cause::Exit => ended(index, rank, code),
-                _ => ended_by(index, rank, cause),
-            });
+            facts.push(if cause == Cause::Exit { quick(index, rank, code) } else { ended_by(index, rank, cause) });
         } else if let Some(range) = held.fresh.first_range() {
-            if faults && random.percent(5) {
+            if faults && random.percent(if held.grant.node.0 == 2 { 50 } else { 5 }) {
                 held.fresh.remove(range.first, range.first);
-                let users_fault = random.percent(30);
+                let users_fault = random.percent(10);
                 facts.push(FactKind::StartFailed { index: range.first, rank: 0, users_fault, detail: "no".into() });
             } else if range.count() > 1 {
                 let last = range.first + random.below(range.count()) as u32;

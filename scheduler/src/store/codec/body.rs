@@ -39,11 +39,7 @@ pub(super) fn job(body: &JobBody) -> log::RestoredJob {
         records: body.records.iter().map(|(index, element)| record(*index, element)).collect(),
         ended: body.ended.iter().map(|(first, range)| ended_range(*first, range)).collect(),
         chunk: body.chunk,
-        excluded: body
-            .excluded
-            .iter()
-            .map(|(node, why)| excluded(0, *node, why.until, &why.reason))
-            .collect(),
+        excluded: body.excluded.iter().map(|(node, why)| excluded(0, *node, why.until, &why.reason)).collect(),
         infra_starts: body
             .infra_starts
             .iter()
@@ -130,9 +126,7 @@ fn record_from(element: log::ElementRecord) -> Result<ElementRecord, Malformed> 
     let status = match need(element.status, "status")? {
         Status::WaitingUntilMs(until) => RecordStatus::Waiting { not_before: Time(until) },
         Status::Leased(_) => RecordStatus::Leased,
-        Status::Ended(state) => {
-            RecordStatus::Ended { state: terms::end_state(state)?, at: Time(element.ended_at_ms) }
-        }
+        Status::Ended(state) => RecordStatus::Ended { state: terms::end_state(state)?, at: Time(element.ended_at_ms) },
     };
     let log::Used { failure, oom, infra, preempted, requeue } = element.used.unwrap_or_default();
     Ok(ElementRecord {

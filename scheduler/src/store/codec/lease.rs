@@ -124,8 +124,11 @@ pub(super) fn lease_from(lease: log::RestoredLease) -> Result<Lease, Malformed> 
         let reason = terms::revoke_reason_from(revoke.reason)?;
         Ok(Revoking { reason, elements: pairs_from(&revoke.elements)? })
     };
-    let place =
-        |gang: node_wire::GangPlace| GangPlace { node_rank: gang.node_rank, nodes: gang.nodes, world_size: gang.world_size };
+    let place = |gang: node_wire::GangPlace| GangPlace {
+        node_rank: gang.node_rank,
+        nodes: gang.nodes,
+        world_size: gang.world_size,
+    };
     Ok(Lease {
         id: LeaseId(lease.lease_id),
         job: JobId(lease.job_id),

@@ -118,11 +118,7 @@ pub(super) fn queue_key(tenant: &str, queue: &str) -> Result<QueueKey, Malformed
 }
 
 pub(super) fn limits(limits: Limits) -> Option<log::Limits> {
-    Some(log::Limits {
-        running_max: limits.running_max,
-        queued_max: limits.queued_max,
-        gpus_max: limits.gpus_max,
-    })
+    Some(log::Limits { running_max: limits.running_max, queued_max: limits.queued_max, gpus_max: limits.gpus_max })
 }
 
 pub(super) fn limits_from(limits: Option<log::Limits>) -> Limits {

@@ -11,6 +11,7 @@ use super::{body, lease};
 use crate::wire::{Malformed, need, node, terms};
 
 /// Returns the event of a message.
+#[expect(clippy::wildcard_enum_match_arm, reason = "generated; the next function takes what this one does not")]
 pub(super) fn event(event: W) -> Result<E, Malformed> {
     Ok(match event {
         W::JobsSubmitted(m) => return submitted(m),
@@ -65,6 +66,7 @@ pub(super) fn event(event: W) -> Result<E, Malformed> {
     })
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "generated; the next function takes what this one does not")]
 fn ending(event: W) -> Result<E, Malformed> {
     Ok(match event {
         W::RankEnded(m) => {
@@ -95,6 +97,7 @@ fn ending(event: W) -> Result<E, Malformed> {
     })
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "generated; the functions before took the others")]
 fn restored(event: W) -> Result<Restored, Malformed> {
     Ok(match event {
         W::RestoredQueue(m) => {

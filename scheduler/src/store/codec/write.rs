@@ -77,9 +77,7 @@ pub(super) fn event(event: &E) -> W {
         &E::FenceConfirmed { lease, job, first, last, rank } => {
             W::FenceConfirmed(log::FenceConfirmed { lease_id: lease.0, job_id: job.0, first, last, rank })
         }
-        E::NodeExcluded { job, node, until, reason } => {
-            W::NodeExcluded(body::excluded(job.0, *node, *until, reason))
-        }
+        E::NodeExcluded { job, node, until, reason } => W::NodeExcluded(body::excluded(job.0, *node, *until, reason)),
         E::ReportTaken { node, seq } => W::ReportTaken(log::ReportTaken { node_id: node.0, report: *seq }),
         E::Restored(part) => restored(part),
     }

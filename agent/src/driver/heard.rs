@@ -1,0 +1,201 @@
+//! What the keeper and the supervisor say, and what follows from it.
+
+use gangsaw_core::agent::{Input, Spool, Spooled};
+use gangsaw_core::id::LeaseId;
+use gangsaw_core::input::{FactKind, Phase};
+use gangsaw_core::job::record::{Cause, Exit};
+use gangsaw_proto::supervisor::v1::command::Command;
+use gangsaw_proto::supervisor::v1::notice::Notice;
+use gangsaw_proto::supervisor::v1::stop::Reason;
+use gangsaw_proto::supervisor::v1::{Fact, HeldLease, List, Stop, Welcome};
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::perform::tasks;
+use super::{Driver, Supervisor, now};
+use crate::adopt;
+use crate::checkpoint;
+use crate::keeper::Heard;
+
+impl Driver {
+    pub(super) async fn on_heard(&mut self, heard: Heard) {
+        match heard {
+            Heard::Dead(facts) => self.on_dead(facts).await,
+            Heard::Cleared(leases) => {
+                self.clearing = None;
+                for lease in leases {
+                    self.step(Input::LeftoversGone { lease: LeaseId(lease) });
+                }
+            }
+            Heard::Listed(welcome, facts, commands) => self.on_listed(*welcome, facts, commands),
+            Heard::Notice(notice) => self.on_notice(notice),
+            Heard::Lost => {
+                if matches!(self.supervisor, Supervisor::Up(_)) {
+                    self.supervisor = Supervisor::Down(Vec::new());
+                }
+            }
+            Heard::Failed(error) => self.on_failed(&error),
+        }
+    }
+
+    /// The supervisor is dead: what it held is open until its processes are killed.
+    async fn on_dead(&mut self, facts: Option<Vec<Fact>>) {
+        self.supervisor = Supervisor::Down(Vec::new());
+        self.clearing = Some(Vec::new());
+        let facts = facts.map(|facts| self.fresh(facts));
+        let spool = facts.map(|facts| adopt::dead(&self.parts.journal.grants, facts, now()));
+        if self.parts.journal.grants.is_empty() {
+            info!("no supervisor is there, and no lease");
+        } else {
+            warn!(leases = self.parts.journal.grants.len(), "the supervisor is dead");
+        }
+        self.step(Input::SupervisorLost(spool));
+        let clearing = self.clearing.clone().unwrap_or_default();
+        // The keeper waits for exactly this; it is gone only when the agent ends.
+        let _ = self.parts.clears.send(clearing).await;
+    }
+
+    /// A supervisor answered, an old one or a new one.
+    fn on_listed(&mut self, welcome: Welcome, facts: Vec<Fact>, commands: mpsc::Sender<Command>) {
+        self.clearing = None;
+        let mut notes = welcome.notes;
+        notes.push(format!("limits: {}", welcome.limits));
+        self.parts.offer.supervisor_notes = notes;
+        self.parts.held.send_modify(|held| held.marks.supervisor = Some(welcome.supervisor_pid));
+        for grant in self.parts.journal.grants.values() {
+            if let Err(error) = self.parts.progress.bind(tasks(grant)) {
+                warn!(lease = grant.lease_id, %error, "no progress socket");
+            }
+        }
+        self.parts.progress.sweep();
+        info!(pid = welcome.supervisor_pid, leases = welcome.leases.len(), "the supervisor is there");
+        let facts = self.fresh(facts);
+        self.list(&welcome.leases, facts);
+        let before = std::mem::replace(&mut self.supervisor, Supervisor::Up(commands));
+        if let Supervisor::Down(pending) = before {
+            pending.into_iter().for_each(|command| self.command(command));
+        }
+        self.stop_strays(&welcome.leases);
+        self.drop_unknown();
+        self.publish_held();
+        self.ready = true;
+        self.send_news();
+    }
+
+    fn list(&mut self, held: &[HeldLease], facts: Vec<Spooled>) {
+        let pending = |lease: u64| match &self.supervisor {
+            Supervisor::Down(pending) => {
+                pending.iter().any(|command| matches!(command, Command::Run(run) if run.lease_id == lease))
+            }
+            Supervisor::Up(_) => false,
+        };
+        let spool = adopt::listed(&self.parts.journal.grants, held, facts, pending, now());
+        self.step(Input::SupervisorList(spool));
+    }
+
+    /// Stops what the supervisor holds and the machine does not: it was given up while nobody could be reached.
+    fn stop_strays(&mut self, held: &[HeldLease]) {
+        let live = self.live();
+        for lease in held.iter().filter(|lease| !live.contains(&lease.lease_id)) {
+            warn!(lease = lease.lease_id, "the supervisor holds a lease that was given up");
+            let reason = Reason::Fenced.into();
+            let stop = Stop { lease_id: lease.lease_id, reason, elements: Vec::new(), grace_ms: Some(0) };
+            self.command(Command::Stop(stop));
+        }
+    }
+
+    /// Strikes grants that neither the supervisor nor the machine knows: the scheduler gives them again or has them.
+    fn drop_unknown(&mut self) {
+        let known: Vec<u64> = self.machine.held().iter().map(|lease| lease.lease.0).collect();
+        let grants: Vec<u64> = self.parts.journal.grants.keys().copied().collect();
+        for lease in grants.into_iter().filter(|lease| !known.contains(lease)) {
+            if let Err(error) = self.parts.journal.strike(lease) {
+                warn!(lease, %error, "the journal cannot be written");
+            }
+            self.parts.progress.release(lease);
+        }
+    }
+
+    fn live(&self) -> Vec<u64> {
+        let held = self.machine.held();
+        held.iter().filter(|lease| lease.phase != Phase::Ended).map(|lease| lease.lease.0).collect()
+    }
+
+    fn on_notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Facts(facts) => {
+                for spooled in self.fresh(facts.facts) {
+                    if matches!(spooled.fact.kind, FactKind::Ended { .. }) {
+                        // A task's last word goes out before its end.
+                        self.parts.progress.drain(spooled.fact.lease.0);
+                        self.flush_progress();
+                    }
+                    self.step(Input::Fact(spooled));
+                }
+            }
+            Notice::Unknown(unknown) => {
+                if self.live().contains(&unknown.lease_id) {
+                    self.command(Command::List(List {}));
+                }
+            }
+            Notice::Listing(listing) => self.list(&listing.leases, Vec::new()),
+            Notice::Welcome(_) => warn!("a second welcome of the supervisor"),
+        }
+    }
+
+    /// No supervisor can be had: leases that wait for one fail to start.
+    fn on_failed(&mut self, error: &str) {
+        self.parts.offer.supervisor_notes = vec![format!("supervisor: {error}")];
+        self.ready = true;
+        if self.clearing.is_none() {
+            self.supervisor = Supervisor::Down(Vec::new());
+            self.step(Input::SupervisorLost(Some(Spool::default())));
+        }
+        self.send_news();
+    }
+
+    /// The facts that the machine has not heard yet.
+    fn fresh(&mut self, facts: Vec<Fact>) -> Vec<Spooled> {
+        let seen = self.seen;
+        let fresh: Vec<Fact> = facts.into_iter().filter(|fact| fact.seq > seen).collect();
+        self.seen = fresh.last().map_or(seen, |fact| fact.seq);
+        let mut spooled = adopt::spooled(fresh, |lease, index, rank| self.checkpoint(lease, index, rank));
+        for fact in spooled.iter_mut().map(|spooled| &mut spooled.fact) {
+            if let FactKind::Succeeded { first, mean_us, .. } = fact.kind
+                && self.is_alone(fact.lease.0)
+            {
+                let checkpoint = self.checkpoint(fact.lease.0, first, 0);
+                fact.kind = FactKind::Ended { index: first, rank: 0, exit: success(mean_us, checkpoint) };
+            }
+        }
+        spooled
+    }
+
+    /// Whether a lease is of one element and no gang: its success is told in full, not as a range.
+    fn is_alone(&self, lease: u64) -> bool {
+        let grant = self.parts.journal.grants.get(&lease);
+        grant.is_some_and(|grant| grant.first_index == grant.last_index && !grant.gang)
+    }
+
+    /// The newest complete checkpoint of a task's attempt.
+    fn checkpoint(&self, lease: u64, index: u32, rank: u32) -> Option<String> {
+        let grant = self.parts.journal.grants.get(&lease)?;
+        let agent = &self.parts.launcher.folder;
+        let folder = checkpoint::checkpoints_of(agent, grant.job_id, index, rank, grant.attempt);
+        let (_, path) = checkpoint::complete(&folder).into_iter().next()?;
+        path.to_str().map(str::to_owned)
+    }
+}
+
+/// The end of a task that exited 0 by itself.
+fn success(ran_us: u64, checkpoint: Option<String>) -> Exit {
+    Exit {
+        cause: Cause::Exit,
+        exit_code: Some(0),
+        signal: None,
+        detail: String::new(),
+        ran_us,
+        checkpoint,
+        max_rss_bytes: 0,
+    }
+}

@@ -1,0 +1,232 @@
+//! A scheduler as an agent sees it: it welcomes, acknowledges, and says what a test tells it to.
+//!
+//! It runs on a thread of its own with a real tonic server; the test reads what came in from a channel and sends what
+//! it likes. Acknowledging can be switched off, to leave reports open.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use gangsaw_proto::node::v1::node_service_server::{NodeService, NodeServiceServer};
+use gangsaw_proto::node::v1::{
+    AttachRequest, AttachResponse, HeartbeatAck, ReportAck, ServeLogsRequest, ServeLogsResponse, Welcome,
+    attach_request, attach_response,
+};
+use tokio::sync::mpsc as channel;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+pub(crate) const TOKEN: &str = "secret-of-the-test";
+/// Longer than anything a test waits for.
+const WAIT: Duration = Duration::from_secs(30);
+const HEARTBEAT_MS: u64 = 200;
+
+/// What came in.
+#[derive(Clone, Debug)]
+pub(crate) enum Got {
+    Message(attach_request::Message),
+    Logs(ServeLogsRequest),
+    /// The agent's control stream ended.
+    Gone,
+}
+
+type Say = Result<AttachResponse, Status>;
+type Ask = Result<ServeLogsResponse, Status>;
+
+/// What the service and the test share.
+struct Shared {
+    got: mpsc::Sender<Got>,
+    say: Mutex<Option<channel::Sender<Say>>>,
+    ask: Mutex<Option<channel::Sender<Ask>>>,
+    /// Acknowledge reports and heartbeats.
+    acks: AtomicBool,
+    /// Highest report that was acknowledged.
+    acked: Mutex<u64>,
+}
+
+struct Service(Arc<Shared>);
+
+#[tonic::async_trait]
+impl NodeService for Service {
+    type AttachStream = ReceiverStream<Say>;
+    type ServeLogsStream = ReceiverStream<Ask>;
+
+    async fn attach(&self, request: Request<Streaming<AttachRequest>>) -> Result<Response<Self::AttachStream>, Status> {
+        check(&request)?;
+        let (say, out) = channel::channel(1024);
+        let shared = Arc::clone(&self.0);
+        let mut messages = request.into_inner();
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = messages.message().await {
+                let Some(message) = message.message else { continue };
+                let answer = shared.answer(&message);
+                if matches!(message, attach_request::Message::Hello(_)) {
+                    *shared.say.lock().unwrap() = Some(say.clone());
+                }
+                if let Some(answer) = answer {
+                    let _ = say.send(Ok(AttachResponse { message: Some(answer) })).await;
+                }
+                let _ = shared.got.send(Got::Message(message));
+            }
+            let _ = shared.got.send(Got::Gone);
+        });
+        Ok(Response::new(ReceiverStream::new(out)))
+    }
+
+    async fn serve_logs(
+        &self,
+        request: Request<Streaming<ServeLogsRequest>>,
+    ) -> Result<Response<Self::ServeLogsStream>, Status> {
+        check(&request)?;
+        let (ask, out) = channel::channel(64);
+        *self.0.ask.lock().unwrap() = Some(ask);
+        let shared = Arc::clone(&self.0);
+        let mut pieces = request.into_inner();
+        tokio::spawn(async move {
+            while let Ok(Some(piece)) = pieces.message().await {
+                let _ = shared.got.send(Got::Logs(piece));
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(out)))
+    }
+}
+
+fn check<T>(request: &Request<T>) -> Result<(), Status> {
+    let header = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+    if header == Some(&format!("Bearer {TOKEN}")) { Ok(()) } else { Err(Status::unauthenticated("no such token")) }
+}
+
+impl Shared {
+    fn answer(&self, message: &attach_request::Message) -> Option<attach_response::Message> {
+        match message {
+            attach_request::Message::Hello(_) => Some(attach_response::Message::Welcome(Welcome {
+                node_id: 1,
+                lease_ttl_ms: 30_000,
+                heartbeat_ms: HEARTBEAT_MS,
+                acked_report: *self.acked.lock().unwrap(),
+                scheduler_version: "test".to_owned(),
+            })),
+            attach_request::Message::Heartbeat(heartbeat) if self.acks.load(Ordering::SeqCst) => {
+                Some(attach_response::Message::HeartbeatAck(HeartbeatAck { sent_ms: heartbeat.sent_ms }))
+            }
+            attach_request::Message::Report(report) if self.acks.load(Ordering::SeqCst) => {
+                let mut acked = self.acked.lock().unwrap();
+                *acked = (*acked).max(report.seq);
+                Some(attach_response::Message::ReportAck(ReportAck { seq: *acked }))
+            }
+            attach_request::Message::Heartbeat(_)
+            | attach_request::Message::Report(_)
+            | attach_request::Message::Inventory(_)
+            | attach_request::Message::Progress(_) => None,
+        }
+    }
+}
+
+/// The running scheduler.
+pub(crate) struct Scheduler {
+    pub(crate) address: SocketAddr,
+    shared: Arc<Shared>,
+    got: mpsc::Receiver<Got>,
+    stop: CancellationToken,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Scheduler {
+    /// Starts on a free port.
+    pub(crate) fn start() -> Scheduler {
+        Scheduler::start_at(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// Starts on the address of one that was stopped.
+    pub(crate) fn start_at(address: SocketAddr) -> Scheduler {
+        let (sender, got) = mpsc::channel();
+        let shared = Arc::new(Shared {
+            got: sender,
+            say: Mutex::new(None),
+            ask: Mutex::new(None),
+            acks: AtomicBool::new(true),
+            acked: Mutex::new(0),
+        });
+        let stop = CancellationToken::new();
+        let (bound, where_bound) = mpsc::channel();
+        let (service, stopped) = (Service(Arc::clone(&shared)), stop.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+                bound.send(listener.local_addr().unwrap()).unwrap();
+                let server = tonic::transport::Server::builder()
+                    .add_service(NodeServiceServer::new(service))
+                    .serve_with_incoming(TcpListenerStream::new(listener));
+                tokio::select! {
+                    result = server => result.unwrap(),
+                    () = stopped.cancelled() => {}
+                }
+            });
+        });
+        let address = where_bound.recv_timeout(WAIT).unwrap();
+        Scheduler { address, shared, got, stop, thread: Some(thread) }
+    }
+
+    /// Whether reports and heartbeats are acknowledged.
+    pub(crate) fn acks(&self, acks: bool) {
+        self.shared.acks.store(acks, Ordering::SeqCst);
+    }
+
+    /// Says something on the newest control stream.
+    pub(crate) fn say(&self, message: attach_response::Message) {
+        let say = self.shared.say.lock().unwrap().clone().expect("an agent said hello");
+        say.try_send(Ok(AttachResponse { message: Some(message) })).unwrap();
+    }
+
+    /// Ends the newest control stream.
+    pub(crate) fn hang_up(&self) {
+        let say = self.shared.say.lock().unwrap().take().expect("an agent said hello");
+        say.try_send(Err(Status::unavailable("hung up"))).unwrap();
+    }
+
+    /// Asks on the log stream, once it is there.
+    pub(crate) fn ask(&self, question: ServeLogsResponse) {
+        let since = Instant::now();
+        loop {
+            let ask = self.shared.ask.lock().unwrap().clone();
+            if let Some(ask) = ask {
+                return ask.try_send(Ok(question)).unwrap();
+            }
+            assert!(since.elapsed() < WAIT, "no log stream");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits for something that `wanted` likes, and drops what comes before it.
+    pub(crate) fn until<T>(&self, what: &str, mut wanted: impl FnMut(Got) -> Option<T>) -> T {
+        let deadline = Instant::now() + WAIT;
+        let mut before = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(got) = self.got.recv_timeout(left) else { panic!("no {what}; came: {before:#?}") };
+            if !matches!(got, Got::Message(attach_request::Message::Heartbeat(_))) {
+                before.push(got.clone());
+            }
+            if let Some(found) = wanted(got) {
+                return found;
+            }
+        }
+    }
+
+    /// Everything that came in until now.
+    pub(crate) fn drain(&self) -> Vec<Got> {
+        self.got.try_iter().collect()
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

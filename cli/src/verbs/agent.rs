@@ -1,0 +1,104 @@
+//! `gangsaw agent`: this node's agent, until SIGTERM or Ctrl-C.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use rustix::process::Signal;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::up;
+use crate::fail::{Failure, SOFTWARE, bad_input, failure};
+use crate::output::object;
+use crate::part::{die_with_parent, until_told};
+use crate::session::{Session, token};
+
+/// Run this node's agent
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Where state is kept
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// This node's name; default the host's
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+    /// A label of this node; may be repeated
+    #[arg(long = "label", value_name = "K=V")]
+    labels: Vec<String>,
+    /// How other nodes reach this one, for gangs
+    #[arg(long, value_name = "HOST")]
+    address: Option<String>,
+    /// Where control groups are made; default the agent's own
+    #[arg(long, value_name = "DIR")]
+    cgroup_root: Option<PathBuf>,
+    /// Offer no GPU
+    #[arg(long)]
+    no_gpus: bool,
+    /// End the tasks, too, when the agent is told to stop; otherwise they run on
+    #[arg(long)]
+    stop_tasks: bool,
+    /// The process this one ends with
+    #[arg(long, hide = true, value_name = "PID")]
+    die_with_parent: Option<u32>,
+}
+
+/// Runs the verb.
+pub(crate) async fn run(session: &Session, args: &Args) -> Result<u8, Failure> {
+    die_with_parent(args.die_with_parent, Signal::KILL)?;
+    let state = up::folder(args.state.as_deref())?;
+    let server = session.address().to_owned();
+    let config = gangsaw_agent::Config {
+        state_dir: state.clone(),
+        server: server.clone(),
+        token: token(),
+        name: args.node_name.clone(),
+        labels: labels(&args.labels)?,
+        address: args.address.clone(),
+        cgroup_root: args.cgroup_root.clone(),
+        gpus: !args.no_gpus,
+        stop_tasks: args.stop_tasks,
+        exe: None,
+    };
+    let stop = CancellationToken::new();
+    let told = tokio::spawn(until_told(stop.clone())?);
+    let value = json!({ "server": server, "state": state.display().to_string(), "pid": std::process::id() });
+    object(session.format, value, || format!("the agent dials {server}\n"))?;
+    let ended = gangsaw_agent::run(config, stop).await;
+    told.abort();
+    ended.map_err(|error| {
+        let cause = std::iter::successors(std::error::Error::source(&error), |cause| cause.source()).last();
+        let sentence = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+        failed(&error, sentence)
+    })?;
+    Ok(0)
+}
+
+/// The reason and exit code of an agent that did not start.
+fn failed(error: &gangsaw_agent::AgentError, sentence: String) -> Failure {
+    use gangsaw_agent::{AgentError, FolderError};
+    match error {
+        AgentError::Folder(FolderError::Held(_)) => {
+            bad_input("agent-running", sentence, "stop the other agent, or give this one another --state")
+        }
+        AgentError::Folder(FolderError::Io { .. }) => bad_input("bad-state", sentence, "choose another with --state"),
+        AgentError::Server(_) => bad_input("bad-server", sentence, "write it as http://127.0.0.1:7461"),
+        AgentError::Name(_) => bad_input("bad-name", sentence, "give a name with --node-name"),
+        AgentError::System { .. } => failure("system", sentence, "", SOFTWARE),
+    }
+}
+
+/// `K=V` labels.
+fn labels(pairs: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let split = |pair: &String| {
+        let (key, value) = pair.split_once('=').filter(|(key, _)| !key.is_empty())?;
+        Some((key.to_owned(), value.to_owned()))
+    };
+    pairs
+        .iter()
+        .map(|pair| {
+            split(pair).ok_or_else(|| {
+                bad_input("bad-value", format!("`--label {pair}` labels nothing"), "write `--label KEY=VALUE`")
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,201 @@
+//! kill -9 at every append: a test runs itself again as a scheduler process that dies at a chosen moment.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use gangsaw_proto::jobs::v1 as jobs;
+use gangsaw_scheduler::Config;
+use tokio_util::sync::CancellationToken;
+
+use crate::common::{Agent, Clients, PATIENCE, connect, get, shell, token};
+
+const CHILD: &str = "GANGSAW_TEST_SCHEDULER_STATE";
+
+/// Not a test of its own: the process that the tests below start and kill.
+#[test]
+fn child_process_of_the_kill_tests() {
+    let Some(state) = std::env::var_os(CHILD) else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let mut config = Config::new(state.into(), "127.0.0.1:0".parse().unwrap());
+    config.credentials = None;
+    let ended = runtime.block_on(gangsaw_scheduler::serve(config, CancellationToken::new()));
+    std::process::exit(ended.map_or_else(|error| i32::from(error.exit_code()), |()| 0));
+}
+
+/// A scheduler in a process of its own.
+pub(crate) struct Process(pub(crate) Child);
+
+impl Process {
+    pub(crate) fn start(state: &Path, env: &[(&str, &OsStr)]) -> Process {
+        let _ = std::fs::remove_file(state.join("scheduler/address"));
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "kill::child_process_of_the_kill_tests", "--nocapture"])
+            .env(CHILD, state)
+            .env_remove("GANGSAW_FAIL_AT")
+            .envs(env.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Process(child.unwrap())
+    }
+
+    /// Starts one that dies at a chosen append.
+    fn dying(state: &Path, at: &str) -> Process {
+        Process::start(state, &[("GANGSAW_FAIL_AT", OsStr::new(at))])
+    }
+
+    /// Waits for the address. `None`: the process ended before it had one.
+    pub(crate) async fn connect(&mut self, state: &Path) -> Option<Clients> {
+        let begun = Instant::now();
+        let mut ticks = tokio::time::interval(Duration::from_millis(5));
+        loop {
+            ticks.tick().await;
+            if let Ok(address) = std::fs::read_to_string(state.join("scheduler/address")) {
+                let address: SocketAddr = address.parse().unwrap();
+                return Some(connect(address, &token(state)).await);
+            }
+            if self.0.try_wait().unwrap().is_some() {
+                return None;
+            }
+            assert!(begun.elapsed() < PATIENCE, "no address");
+        }
+    }
+
+    /// Waits for the end and returns the signal that brought it.
+    fn died_of(mut self) -> Option<i32> {
+        self.0.wait().unwrap().signal()
+    }
+
+    pub(crate) fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+/// Drives submits and an agent until the scheduler dies or all is done; returns the acknowledged jobs by key.
+async fn drive(clients: &Clients, jobs_wanted: u32) -> BTreeMap<String, u64> {
+    let agent = tokio::spawn({
+        let clients = clients.clone();
+        async move {
+            let Ok(mut agent) = Agent::try_attach(&clients, "n1", "uuid-n1", Vec::new()).await else { return };
+            use gangsaw_proto::node::v1::attach_response::Message as ToNode;
+            while let Some(message) = agent.try_next().await {
+                if let ToNode::Grant(grant) = message {
+                    let facts =
+                        vec![crate::common::started(grant.first_index), crate::common::ended(grant.first_index, 0)];
+                    agent.say(grant.lease_id, facts).await;
+                }
+            }
+        }
+    });
+    let mut acknowledged = BTreeMap::new();
+    for number in 0..jobs_wanted {
+        let key = format!("k{number}");
+        match clients.jobs.clone().submit(shell(&key, "true")).await {
+            Ok(reply) => {
+                acknowledged.insert(key, reply.into_inner().job_ids[0]);
+            }
+            Err(_) => break,
+        }
+    }
+    agent.abort();
+    acknowledged
+}
+
+/// Restarts and checks that every acknowledged job is there once, and that keys still mean their jobs.
+async fn check(state: &Path, acknowledged: &BTreeMap<String, u64>) {
+    let mut process = Process::start(state, &[]);
+    let clients = process.connect(state).await.expect("it serves again");
+    let all = jobs::ListJobsRequest { all: true, page_size: 1_000, ..Default::default() };
+    let listed = clients.jobs.clone().list_jobs(all).await.unwrap().into_inner().jobs;
+    for (key, job_id) in acknowledged {
+        assert_eq!(listed.iter().filter(|job| job.job_id == *job_id).count(), 1, "{key}");
+        let again = clients.jobs.clone().submit(shell(key, "true")).await.unwrap().into_inner();
+        assert_eq!((again.job_ids.as_slice(), again.repeated), ([*job_id].as_slice(), true), "{key}");
+        assert_eq!(get(&clients, *job_id).await.job.unwrap().element_count, 1);
+    }
+    process.kill();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_acknowledged_job_is_lost_when_the_scheduler_dies_at_any_append() {
+    for moment in ["before", "torn", "after"] {
+        for append in 1..=10 {
+            let dir = tempfile::tempdir().unwrap();
+            let at = format!("append:{append}:{moment}");
+            let mut process = Process::dying(dir.path(), &at);
+            let acknowledged = match process.connect(dir.path()).await {
+                Some(clients) => drive(&clients, 40).await,
+                None => BTreeMap::new(),
+            };
+            assert_eq!(process.died_of(), Some(6), "it died at {at}");
+            assert!(acknowledged.len() < 40, "{at}");
+            check(dir.path(), &acknowledged).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_submitters_lose_nothing_when_the_scheduler_is_killed_under_load() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut acknowledged = BTreeMap::new();
+    for round in 0..3 {
+        let mut process = Process::start(dir.path(), &[]);
+        let clients = process.connect(dir.path()).await.unwrap();
+        let loops: Vec<_> = (0..4)
+            .map(|number| {
+                let clients = clients.clone();
+                tokio::spawn(async move {
+                    let mut mine = BTreeMap::new();
+                    for count in 0..1_000_000 {
+                        let key = format!("r{round}-l{number}-{count}");
+                        let Ok(reply) = clients.jobs.clone().submit(shell(&key, "true")).await else { break };
+                        mine.insert(key, reply.into_inner().job_ids[0]);
+                    }
+                    mine
+                })
+            })
+            .collect();
+        let begun = Instant::now();
+        // The kill comes when enough is in flight, whatever the machine's pace.
+        let mut ticks = tokio::time::interval(Duration::from_millis(10));
+        let server = gangsaw_proto::admin::v1::GetServerRequest {};
+        while clients.admin.clone().get_server(server).await.unwrap().into_inner().last_seq < 200 * (round + 1) {
+            ticks.tick().await;
+            assert!(begun.elapsed() < PATIENCE);
+        }
+        process.kill();
+        for each in loops {
+            acknowledged.extend(each.await.unwrap());
+        }
+        assert!(acknowledged.len() >= 50);
+        let ids: std::collections::BTreeSet<_> = acknowledged.values().collect();
+        assert_eq!(ids.len(), acknowledged.len(), "no id was given twice");
+        check(dir.path(), &acknowledged).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_that_was_durable_but_not_sent_comes_after_the_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    // Append 1 registers the node, append 2 stores the job and leases it.
+    let mut process = Process::dying(dir.path(), "append:2:after");
+    let clients = process.connect(dir.path()).await.unwrap();
+    let agent = Agent::attach(&clients, "n1", Vec::new()).await;
+    clients.jobs.clone().submit(shell("k1", "true")).await.unwrap_err();
+    assert_eq!(process.died_of(), Some(6));
+    drop(agent);
+    let mut process = Process::start(dir.path(), &[]);
+    let clients = process.connect(dir.path()).await.unwrap();
+    let mut agent = Agent::attach(&clients, "n1", Vec::new()).await;
+    let grant = agent.grant().await;
+    agent.run(&grant, 0).await;
+    let job = crate::common::wait(&clients, 1).await;
+    assert_eq!(job.state(), jobs::State::Completed);
+    process.kill();
+}

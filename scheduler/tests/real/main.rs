@@ -1,0 +1,10 @@
+//! The scheduler as it is: real engine, real store, real RPC over loopback; only the agents are played.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test waits for one message and fails on any other")]
+
+mod common;
+mod disk;
+mod door;
+mod kill;
+mod logs;
+mod straight_path;
