@@ -171,10 +171,8 @@ impl Progress {
         if rustix::process::getuid().is_root() {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
         }
-        let socket = Arc::new(LeaseSocket {
-            socket: UnixDatagram::from_std(socket)?,
-            senders: Mutex::new(Senders::new(tasks)),
-        });
+        let socket =
+            Arc::new(LeaseSocket { socket: UnixDatagram::from_std(socket)?, senders: Mutex::new(Senders::new(tasks)) });
         let reader = tokio::spawn(read(Arc::clone(&socket), Arc::clone(&self.pending))).abort_handle();
         self.sockets.insert(lease, Socket { path: path.clone(), socket, reader });
         Ok(path)

@@ -1,7 +1,7 @@
 //! What becomes of leases while nothing breaks.
 
 use gangsaw_proto::node::v1::{
-    ArrayBounds, Argv, GangPlace, Grant, RankGrant, Revoke, Start, TaskSpec, Trim, attach_request, attach_response,
+    Argv, ArrayBounds, GangPlace, Grant, RankGrant, Revoke, Start, TaskSpec, Trim, attach_request, attach_response,
     ended, fact, revoke, task_spec,
 };
 
@@ -65,7 +65,10 @@ fn same_grant_twice_starts_one_process() {
 fn revoked_task_gets_term_and_its_end_is_reported() {
     let (node, _) = Node::start(&[]);
     let file = node.path("term");
-    node.grant(1, &format!("trap 'echo term > {}; exit 9' TERM; echo up; while :; do sleep 0.05; done", file.display()));
+    node.grant(
+        1,
+        &format!("trap 'echo term > {}; exit 9' TERM; echo up; while :; do sleep 0.05; done", file.display()),
+    );
     node.started(1);
     // The trap is set when the shell has begun to loop.
     wait_for("the loop", || !node.running("sleep 0.05").is_empty() || !node.running("0.05").is_empty());
@@ -129,7 +132,8 @@ fn chunk_reports_its_successes() {
 
 fn gang_is_prepared_then_started() {
     let (node, _) = Node::start(&[]);
-    let line = "test $WORLD_SIZE = 4 && test $MASTER_PORT = 4242 && test $MASTER_ADDR = 10.0.0.1 && exit $((RANK + 20))";
+    let line =
+        "test $WORLD_SIZE = 4 && test $MASTER_PORT = 4242 && test $MASTER_ADDR = 10.0.0.1 && exit $((RANK + 20))";
     let mut gang = grant(1, line);
     gang.gang = true;
     gang.ranks = [2, 3].map(|rank| RankGrant { rank, gpu_uuids: Vec::new() }).to_vec();
@@ -214,7 +218,8 @@ fn environment_is_the_jobs_over_the_nodes() {
 
 fn second_attempt_resumes() {
     let (node, _) = Node::start(&[]);
-    let write = "mkdir -p $GANGSAW_CHECKPOINT_DIR/step-8 && touch $GANGSAW_CHECKPOINT_DIR/step-8/manifest.json && exit 1";
+    let write =
+        "mkdir -p $GANGSAW_CHECKPOINT_DIR/step-8 && touch $GANGSAW_CHECKPOINT_DIR/step-8/manifest.json && exit 1";
     node.grant(1, write);
     let checkpoint = node.ended(1).checkpoint;
     assert!(checkpoint.ends_with("/step-8"), "{checkpoint}");

@@ -137,7 +137,8 @@ impl Node {
 
     /// Waits for a fact of the lease that `wanted` likes.
     pub(crate) fn fact<T>(&self, what: &str, lease: u64, mut wanted: impl FnMut(fact::Fact) -> Option<T>) -> T {
-        self.scheduler.until(what, |got| facts(got).into_iter().filter(|f| f.lease_id == lease).find_map(|f| wanted(f.fact?)))
+        self.scheduler
+            .until(what, |got| facts(got).into_iter().filter(|f| f.lease_id == lease).find_map(|f| wanted(f.fact?)))
     }
 
     pub(crate) fn started(&self, lease: u64) -> Started {
@@ -199,9 +200,12 @@ impl Node {
     /// The pid of the supervisor of this node, if it lives.
     pub(crate) fn supervisor(&self) -> Option<u32> {
         let state = self.state.path().to_str().unwrap().to_owned();
-        processes().into_iter().find(|(_, words, _)| {
-            words.get(1).is_some_and(|verb| verb == "supervisor") && words.iter().any(|word| word.contains(&state))
-        }).map(|(pid, _, _)| pid)
+        processes()
+            .into_iter()
+            .find(|(_, words, _)| {
+                words.get(1).is_some_and(|verb| verb == "supervisor") && words.iter().any(|word| word.contains(&state))
+            })
+            .map(|(pid, _, _)| pid)
     }
 
     /// Processes with this word in their command line that belong to this test run.
@@ -223,9 +227,13 @@ impl Drop for Node {
         }
         let state = self.state.path().to_str().unwrap().to_owned();
         let ours = || {
-            processes().into_iter().filter(|(_, words, environ)| {
-                words.iter().any(|word| word.contains(&state)) || environ.iter().any(|pair| pair.contains(&state))
-            }).map(|(pid, _, _)| pid).collect::<Vec<u32>>()
+            processes()
+                .into_iter()
+                .filter(|(_, words, environ)| {
+                    words.iter().any(|word| word.contains(&state)) || environ.iter().any(|pair| pair.contains(&state))
+                })
+                .map(|(pid, _, _)| pid)
+                .collect::<Vec<u32>>()
         };
         let deadline = Instant::now() + WAIT;
         loop {

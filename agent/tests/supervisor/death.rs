@@ -82,7 +82,7 @@ fn acknowledged_facts_are_not_told_again() {
     // Acknowledged and ended: the id is free again, as far as the supervisor knows.
     node.send(Command::Run(shell(1, "exit 4")));
     node.until(|fact| match &fact.fact {
-        Some(fact::Fact::Ended(ended)) if fact.lease_id == 1 => Some(assert_eq!(ended.exit_code, Some(4))),
+        Some(fact::Fact::Ended(ended)) if fact.lease_id == 1 && ended.exit_code == Some(4) => Some(()),
         _ => None,
     });
 }

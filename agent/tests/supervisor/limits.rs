@@ -55,7 +55,7 @@ fn time_limit_is_notice_then_term_then_kill() {
     assert!((300_000..2_000_000).contains(&ended.ran_us), "{}", ended.ran_us);
     assert!(ended.detail.contains("300 ms"));
     let notice = text(&node.read_logs(all_of(1001)));
-    assert!(notice.contains("\"cause\":\"CAUSE_TIME_LIMIT\"") && notice.contains("\"grace_ms\":5000"), "{notice}");
+    assert!(notice.contains("\"reason\":\"time-limit\"") && notice.contains("\"grace_ms\":5000"), "{notice}");
     let ended = node.ended(2, 0);
     assert_eq!((ended.exit_code, ended.signal, ended.cause()), (None, Some(9), Cause::TimeLimit));
     assert!((500_000..3_000_000).contains(&ended.ran_us), "{}", ended.ran_us);
