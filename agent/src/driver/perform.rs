@@ -59,12 +59,6 @@ impl Driver {
                 None => inputs.push_back(Input::LeftoversGone { lease }),
             },
             Effect::ForgetLease { lease } => self.forget(lease),
-            Effect::Redial => {
-                self.parts.uplink.hang_up();
-                self.outbox = None;
-                self.parts.line.send_replace(None);
-                inputs.push_back(Input::Disconnected);
-            }
         }
     }
 
