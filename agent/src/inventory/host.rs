@@ -60,12 +60,6 @@ pub(crate) fn boottime_ms() -> u64 {
     u64::try_from(ms).unwrap_or(0)
 }
 
-/// Returns milliseconds of wall time, for people only.
-pub(crate) fn wall_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
 /// Returns the machine's name, as other machines know it.
 pub(crate) fn hostname() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
