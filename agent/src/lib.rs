@@ -10,6 +10,7 @@
 //! | `session` | the streams to the scheduler, and the token |
 //! | `keeper`, `adopt`, `journal` | the supervisor's life, and what it holds after a restart |
 //! | `launch`, `users`, `checkpoint` | from a grant to what is run |
+//! | [`clean()`] | giving disk space back |
 //! | `inventory`, [`nvml_child`] | what the node offers |
 //! | `progress` | what tasks say of themselves |
 //! | [`supervisor`], [`spool`], `cgroup` | the process that holds the tasks |
@@ -19,6 +20,7 @@
 mod adopt;
 mod cgroup;
 mod checkpoint;
+mod clean;
 mod convert;
 mod driver;
 mod folder;
@@ -34,6 +36,7 @@ pub mod spool;
 pub mod supervisor;
 mod users;
 
+pub use clean::{Cleaned, Retention, clean};
 pub use folder::FolderError;
 pub use progress::{DATAGRAM_MAX, send_progress};
 pub use run::{AgentError, Config, run};

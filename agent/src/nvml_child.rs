@@ -143,8 +143,8 @@ fn read_device(nvml: &Nvml, index: u32) -> DeviceReading {
     let pci = keep(&mut errors, call("nvmlDeviceGetPciInfo_v3", || device.pci_info()));
     reading.pci_bus_id = pci.map(|pci| pci.bus_id);
     let compute = call("nvmlDeviceGetCudaComputeCapability", || device.cuda_compute_capability());
-    reading.compute_capability = keep(&mut errors, compute)
-        .and_then(|capability| u32::try_from(capability.major * 10 + capability.minor).ok());
+    reading.compute_capability =
+        keep(&mut errors, compute).and_then(|capability| u32::try_from(capability.major * 10 + capability.minor).ok());
     let rates = keep(&mut errors, call("nvmlDeviceGetUtilizationRates", || device.utilization_rates()));
     reading.utilisation = rates.map(|rates| rates.gpu);
     reading.compute = keep(&mut errors, processes(&device, "nvmlDeviceGetComputeRunningProcesses_v3"));

@@ -134,11 +134,8 @@ impl Pending {
 impl Progress {
     /// Opens the folder of the sockets: `folder`, or one with a short name where the path would be too long.
     pub(crate) fn open(folder: &Path) -> io::Result<Progress> {
-        let folder = if folder.as_os_str().len() + 1 + NAME_MAX > SOCKET_PATH_MAX {
-            short(folder)
-        } else {
-            folder.to_owned()
-        };
+        let folder =
+            if folder.as_os_str().len() + 1 + NAME_MAX > SOCKET_PATH_MAX { short(folder) } else { folder.to_owned() };
         std::fs::create_dir_all(&folder)?;
         let owner = std::os::unix::fs::MetadataExt::uid(&std::fs::symlink_metadata(&folder)?);
         let me = rustix::process::getuid();
@@ -265,9 +262,10 @@ async fn read(socket: Arc<LeaseSocket>, pending: Arc<Pending>) {
 /// A folder with a short name that stands for a long one: always the same for the same folder.
 fn short(folder: &Path) -> PathBuf {
     // FNV-1a: names need to differ, not to resist anybody.
-    let hash = folder.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash =
+        folder.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
     PathBuf::from(format!("/tmp/gangsaw-{}-{hash:016x}", rustix::process::getuid().as_raw()))
 }
 

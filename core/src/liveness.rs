@@ -73,3 +73,6 @@ impl Liveness {
         self.heard.values().min().map(|heard| *heard + ttl)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -67,11 +67,11 @@ pub(crate) enum Decision {
 }
 
 /// Runs a placement round: leases what fits now, and cancels jobs whose dependencies cannot be met. Empty if nothing
-/// is to be done and no back-off ended.
+/// is to be done. A round to which time alone brought jobs is recorded even if it placed none of them, so that time
+/// goes on in the state and [`State::next_wake`] lies ahead.
 pub fn place(state: &State, now: Time) -> Step {
     let round = solve::solve(state, now, false);
     let mut step = Step::default();
-    // A back-off that ended is consumed by an event also when nothing fits: else it would wake the engine for ever.
     let woken = state.index.wakes.first().is_some_and(|(at, _)| *at <= now);
     if woken || !round.decisions.is_empty() {
         let events = events_of(state, now, &round.decisions);

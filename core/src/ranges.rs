@@ -214,3 +214,6 @@ impl FromIterator<IndexRange> for RangeSet {
         set
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,8 @@ const PATIENCE_MS: u64 = 4_000;
 const TRIES_MAX: u32 = 10;
 /// The queues that jobs are submitted to.
 const QUEUES: [&str; 3] = ["default", "blue", "green"];
+/// Nothing is submitted while more elements wait: a run is to see ends, not only a queue.
+const OPEN_MAX: u64 = 60;
 /// The tidying looks again after so long.
 const TIDY_MS: u64 = 15_000;
 
@@ -63,8 +65,8 @@ impl World {
             return;
         }
         match self.rng.below(1_000) {
-            0..=399 => self.submit(),
-            400..=439 => self.submit_again(),
+            0..=399 if self.history.open() < OPEN_MAX => self.submit(),
+            0..=439 => self.submit_again(),
             440..=449 => self.submit_other_payload(),
             450..=569 => self.cancel(),
             570..=629 => self.hold_or_release(),

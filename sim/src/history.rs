@@ -107,6 +107,11 @@ impl History {
         self.keys.get(&(tenant.clone(), key.clone())).map(|(_, jobs)| &jobs[..])
     }
 
+    /// Returns how many elements have not ended.
+    pub(crate) fn open(&self) -> u64 {
+        self.waiting
+    }
+
     /// Says whether every element of every job has ended.
     pub(crate) fn is_over(&self) -> bool {
         self.waiting == 0

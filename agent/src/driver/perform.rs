@@ -35,6 +35,7 @@ impl Driver {
         use attach_request::Message;
         match effect {
             Effect::ToSupervisor(order) => self.order(order),
+            Effect::Redial => self.hang_up(),
             Effect::SendHello { leases } => {
                 let hello = Hello {
                     node_name: self.parts.node_name.clone(),
@@ -58,12 +59,6 @@ impl Driver {
                 None => inputs.push_back(Input::LeftoversGone { lease }),
             },
             Effect::ForgetLease { lease } => self.forget(lease),
-            Effect::Redial => {
-                self.parts.uplink.hang_up();
-                self.outbox = None;
-                self.parts.line.send_replace(None);
-                inputs.push_back(Input::Disconnected);
-            }
         }
     }
 
@@ -72,12 +67,17 @@ impl Driver {
         let Some(outbox) = &self.outbox else { return };
         if outbox.try_send(AttachRequest { message: Some(message) }).is_err() && !outbox.is_closed() {
             warn!("the scheduler does not read: dialling again");
-            self.parts.uplink.hang_up();
-            self.outbox = None;
-            self.parts.line.send_replace(None);
-            // The machine hears of it as of any lost stream.
+            self.hang_up();
+            // The machine hears of it as of any lost stream, and says nothing to that.
             self.machine.step(now(), Input::Disconnected);
         }
+    }
+
+    /// Closes the stream: nothing more is taken from it, and a new one is dialled.
+    fn hang_up(&mut self) {
+        self.parts.uplink.hang_up();
+        self.outbox = None;
+        self.parts.line.send_replace(None);
     }
 
     fn order(&mut self, order: Order) {

@@ -163,9 +163,8 @@ impl Watcher {
                 self.wait = None;
                 self.gpus.update(&reading, &held.devices, |pid| held.marks.are_on(pid));
                 let unlisted = reading.devices.iter().any(|device| device.compute.is_none());
-                return unlisted.then(|| {
-                    "gpu: nvml lists no processes, so foreign use is judged by memory alone".to_owned()
-                });
+                return unlisted
+                    .then(|| "gpu: nvml lists no processes, so foreign use is judged by memory alone".to_owned());
             }
             Err(failure) => failure,
         };

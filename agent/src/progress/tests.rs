@@ -71,10 +71,10 @@ async fn message_arrives_with_its_task_and_the_last_one_survives_the_end() {
     send_progress(&path, r#"{"step":1,"total":2}"#).unwrap();
     bell.ring().await;
     let first = progress.take();
-    assert_eq!(first.iter().map(|(key, update)| (key.lease, json(update))).collect::<Vec<_>>(), [(
-        7,
-        r#"{"step":1,"total":2}"#.to_owned()
-    )]);
+    assert_eq!(
+        first.iter().map(|(key, update)| (key.lease, json(update))).collect::<Vec<_>>(),
+        [(7, r#"{"step":1,"total":2}"#.to_owned())]
+    );
     send_progress(&path, r#"{"step":2}"#).unwrap();
     progress.release(7);
     bell.ring().await;

@@ -26,7 +26,8 @@ impl Supervisor {
             Some(Command::Renew(renew)) => self.on_renew(&renew),
             Some(Command::Ack(ack)) => self.reporter.ack(ack.seq),
             Some(Command::List(_)) => {
-                let listing = Listing { leases: self.listing(), last_seq: self.reporter.last_seq() };
+                let leases = self.listing();
+                let listing = Listing { leases, last_seq: self.reporter.last_seq() };
                 self.reporter.notify(notice::Notice::Listing(listing));
             }
             Some(Command::Quit(_)) => self.on_quit(),
@@ -36,7 +37,7 @@ impl Supervisor {
     }
 
     fn on_hello(&mut self, hello: &Hello) {
-        // What is still unwritten gets its numbers first, so that last_seq is true.
+        let leases = self.listing();
         let welcome = Welcome {
             supervisor_pid: std::process::id(),
             protocol: PROTOCOL.min(hello.protocol.max(1)),
@@ -44,13 +45,17 @@ impl Supervisor {
             limits: self.slots.cgroups.name().to_owned(),
             notes: self.slots.cgroups.notes.clone(),
             last_seq: self.reporter.last_seq(),
-            leases: self.listing(),
+            leases,
         };
         self.reporter.notify(notice::Notice::Welcome(welcome));
         self.reporter.welcome(hello.acked_seq);
     }
 
-    fn listing(&self) -> Vec<HeldLease> {
+    /// Every lease held. Successes that wait to be told are told first: an element is in the list or in a fact.
+    fn listing(&mut self) -> Vec<HeldLease> {
+        for lease_id in self.leases.keys().copied().collect::<Vec<_>>() {
+            self.tell_done(lease_id);
+        }
         let held = |(lease_id, lease): (&u64, &Lease)| {
             let run = &lease.template.run;
             HeldLease {
@@ -61,6 +66,7 @@ impl Supervisor {
                 last_index: u32::try_from(lease.end.saturating_sub(1)).unwrap_or(u32::MAX),
                 prepared: lease.prepared.is_some(),
                 tasks: self.tasks_of(*lease_id).map(|slot| self.held_task(slot)).collect(),
+                returned_indices: lease.skip.iter().copied().collect(),
             }
         };
         self.leases.iter().map(held).collect()

@@ -126,7 +126,7 @@ pub fn forget(state: &Path, job_id: u64) -> io::Result<()> {
 }
 
 /// Gives the bytes of ended attempts back to the file system, while the job goes on: holes in the segments, flags in
-/// the indices. Readers skip them from then on. Attempt zero: all there are, none of which may run.
+/// the indices. Readers skip them from then on. `attempt` zero: all of these elements, none of which runs here now.
 ///
 /// # Errors
 /// When a file cannot be read or written. A file system without holes keeps the bytes until [`forget`].
@@ -142,7 +142,7 @@ pub fn forget_attempts(state: &Path, job_id: u64, first_index: u32, last_index: 
         let mut number = 0;
         while let Some(record) = record_at(&index, number)? {
             let selected = |record: &Record| {
-                (first_index..=last_index).contains(&record.tag.index) && (attempt == 0 || record.tag.attempt == attempt)
+                (first_index..=last_index).contains(&record.tag.index) && [0, record.tag.attempt].contains(&attempt)
             };
             if let Some(mut record) = record.filter(selected) {
                 record.flags |= FORGOTTEN;

@@ -242,7 +242,8 @@ fn shared_env(run: &Run, limits: &Limits, tag: &str) -> Result<Vec<CString>, Sta
         if name.is_empty() || name.contains('=') {
             return Err(StartFault::request(format!("`{name}` cannot name a variable")));
         }
-        if !is_ours(name) && !(run.gang.is_some() && is_rendezvous(name)) {
+        let replaced = is_ours(name) || (run.gang.is_some() && is_rendezvous(name));
+        if !replaced {
             all.insert(name, value.clone());
         }
     }

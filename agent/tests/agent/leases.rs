@@ -206,8 +206,9 @@ fn environment_is_the_jobs_over_the_nodes() {
     node.say_grant(job);
     node.succeeded(1);
     let env = std::fs::read_to_string(file).unwrap();
-    let has = |line: &str| assert!(env.contains(&format!("{line}\n")), "{line} is not in {env}");
-    ["LANG=xx_NODE", "HOME=/my home", "GANGSAW_LEASE_ID=1", "GREETING=a=b\nc", "GANGSAW_ATTEMPT=1"].map(has);
+    for line in ["LANG=xx_NODE", "HOME=/my home", "GANGSAW_LEASE_ID=1", "GREETING=a=b\nc", "GANGSAW_ATTEMPT=1"] {
+        assert!(env.contains(&format!("{line}\n")), "{line} is not in {env}");
+    }
     assert!(env.contains("\nPATH=") && env.contains("GANGSAW_PROGRESS=") && !env.contains("GANGSAW_TOKEN"), "{env}");
 }
 

@@ -159,6 +159,8 @@ fn stop_of_one_element_leaves_the_others() {
     node.stop(1, &[2, 4], None);
     let ended = node.ended(1, 2);
     assert_eq!((ended.signal, ended.cause(), ended.reason()), (Some(15), Cause::Stopped, stop::Reason::Cancelled));
+    let [held] = node.list().try_into().unwrap();
+    assert_eq!((held.next_index, held.last_index, held.returned_indices), (4, 4, vec![4]));
     fs::write(go, "").unwrap();
     let wanted = BTreeMap::from([(1, "succeeded"), (2, "ended"), (3, "succeeded"), (4, "returned")]);
     assert_eq!(node.over(1, 4), wanted);

@@ -95,6 +95,7 @@ fn readers_choose_element_stream_attempt_tail_and_time() {
     );
     let one = LogQuery { first_index: 1, last_index: 1, ..stdout.clone() };
     assert_eq!(read(LogQuery { attempt: 1, ..one.clone() }), "1.1.1\n1.1.2\n1.1.3\n");
+    assert_eq!(read(LogQuery { attempt: LogQuery::EVERY_ATTEMPT, ..one.clone() }).lines().count(), 6);
     assert_eq!(read(LogQuery { tail_lines: Some(2), ..one.clone() }), "1.2.2\n1.2.3\n");
     assert_eq!(read(LogQuery { tail_lines: Some(4), ..stdout.clone() }), "2.1.3\n1.2.1\n1.2.2\n1.2.3\n");
     assert_eq!(read(LogQuery { tail_lines: Some(0), ..stdout.clone() }), "");
@@ -147,6 +148,8 @@ fn forgotten_attempts_are_gone_and_others_stay() {
     assert_eq!(read(0), []);
     assert_eq!(bytes(&read(1)).len(), 1_000_000 + 1 + 9);
     println!("{before} bytes on disk, {} after half was forgotten", folder_bytes(&logs));
+    forget_attempts(&node.state, 1001, 1, 1, 0).unwrap();
+    assert_eq!(read(1), []);
     forget(&node.state, 1001).unwrap();
     assert!(!logs.exists());
     forget(&node.state, 1001).unwrap();

@@ -148,8 +148,12 @@ impl State {
             return;
         }
         job.body.ended_at = Some(at);
+        let awaited: Vec<JobId> = job.body.after.iter().map(|after| after.job).collect();
         self.index.ended.insert((at, id));
         self.index.doomed.remove(&id);
+        for on in awaited {
+            self.watch_no_more(on, id);
+        }
         for dependent in self.index.dependents.remove(&id).unwrap_or_default() {
             self.settle_dependent(id, dependent);
         }
@@ -173,13 +177,26 @@ impl State {
         self.reindex(dependent, false);
     }
 
+    /// Takes a job that ended, waiting or not, out of the list of those that wait for `on`.
+    fn watch_no_more(&mut self, on: JobId, id: JobId) {
+        if let Some(dependents) = self.index.dependents.get_mut(&on) {
+            dependents.remove(&id);
+            if dependents.is_empty() {
+                self.index.dependents.remove(&on);
+            }
+        }
+    }
+
     /// Puts a job where its dependencies will find it: doomed, waiting for others, or nowhere.
     pub(super) fn watch_dependencies(&mut self, id: JobId) {
         let Some(job) = self.jobs.get(&id) else {
             return;
         };
+        if job.body.ended_at.is_some() {
+            return;
+        }
         let failed = job.body.after.iter().any(|after| after.standing == Standing::Failed);
-        if failed && job.body.ended_at.is_none() {
+        if failed {
             self.index.doomed.insert(id);
         } else {
             self.index.doomed.remove(&id);

@@ -208,3 +208,6 @@ impl Parser {
         OnDisconnect::Stop { after }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,10 +20,8 @@ fn silent(w: &mut World, node: u32) {
 }
 
 fn refused(effects: &[Effect]) -> &str {
-    match &effects[0] {
-        Effect::Reply { reply: Reply::Refused(refusal), .. } => refusal.reason,
-        other => panic!("{other:?}"),
-    }
+    let Effect::Reply { reply: Reply::Refused(refusal), .. } = &effects[0] else { panic!("{effects:?}") };
+    refusal.reason
 }
 
 #[test]

@@ -176,10 +176,9 @@ impl World {
     }
 
     pub(super) fn job(&mut self, draft: JobDraft) -> JobId {
-        match self.submit(vec![draft]) {
-            Reply::Submitted { jobs, .. } => jobs[0],
-            other => panic!("{other:?}"),
-        }
+        let reply = self.submit(vec![draft]);
+        let Reply::Submitted { jobs, .. } = reply else { panic!("{reply:?}") };
+        jobs[0]
     }
 
     pub(super) fn report(&mut self, node: u32, facts: &[(u64, FactKind)]) -> Vec<Effect> {

@@ -1,1 +1,81 @@
+//! The engine beside its ordinary path: a decision that panics, an inbox that is full, a folder that is in the way.
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::path::Path;
+
+use gangsaw_core::effect::Step;
+use gangsaw_core::id::JobId;
+use gangsaw_core::state::State;
+use gangsaw_core::time::Time;
+use tonic::Code;
+
+use super::*;
+
+fn parts(folder: &Path) -> Parts {
+    let (store, loaded) = SqliteStore::open(folder, None).unwrap();
+    let disk = DiskGuard::open(folder).unwrap();
+    Parts { store, loaded, disk, metrics: Arc::default(), refused_inputs: folder.join("refused-inputs") }
+}
+
+fn who() -> (Actor, RequestId) {
+    (Actor::new("ada").unwrap(), RequestId::new("r1").unwrap())
+}
+
+/// Panics for job 666 and decides everything else.
+fn panicking(state: &State, now: Time, request: &Request) -> Step {
+    assert!(!matches!(request.input, Input::Hold { job: JobId(666) }), "no such number");
+    gangsaw_core::decide::decide(state, now, request)
+}
+
+#[tokio::test]
+async fn an_input_whose_decision_panics_is_refused_kept_and_counted_and_the_engine_lives() {
+    let dir = tempfile::tempdir().unwrap();
+    let parts = parts(dir.path());
+    let metrics = Arc::clone(&parts.metrics);
+    let (engine, ended) = Engine::start_with(parts, panicking).unwrap();
+    let hold = |job| {
+        let (actor, request_id) = who();
+        engine.ask(actor, request_id, Input::Hold { job: JobId(job) })
+    };
+    let refusal = hold(666).await.unwrap_err();
+    assert_eq!((refusal.code, refusal.reason.as_ref()), (Code::Internal, "invariant"));
+    let kept = std::fs::read_to_string(dir.path().join("refused-inputs")).unwrap();
+    assert!(kept.contains("no such number") && kept.contains("Hold { job: JobId(666) }"), "{kept}");
+    assert_eq!(hold(7).await.unwrap_err().reason, "unknown-job", "the engine goes on");
+    assert_eq!(engine.read(|view| view.troubles()).await.unwrap(), (false, 1));
+    assert!(metrics.render().contains("gangsaw_inputs_refused_total{reason=\"invariant\"} 1"));
+    for _ in 0..100 {
+        hold(666).await.unwrap_err();
+    }
+    assert_eq!(engine.read(|view| view.troubles().1).await.unwrap(), 101);
+    engine.stop();
+    ended.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_full_inbox_is_refused_at_once_with_a_hint() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, ended) = Engine::start(parts(dir.path())).unwrap();
+    let (hold, held) = std::sync::mpsc::channel::<()>();
+    // The engine stands still in this read until the sender is dropped.
+    let standing = engine.clone();
+    let read = tokio::spawn(async move { standing.read(move |_| held.recv().is_err()).await });
+    let mut refused = None;
+    for _ in 0..=2 * INBOX_LIMIT {
+        if let Err(refusal) = engine.send(Message::Read(Box::new(|_| {}))) {
+            refused = Some(refusal);
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let refusal = refused.unwrap();
+    assert_eq!((refusal.code, refusal.reason.as_ref()), (Code::ResourceExhausted, "busy"));
+    assert!(!refusal.hint.is_empty());
+    drop(hold);
+    assert!(read.await.unwrap().unwrap());
+    engine.stop();
+    ended.await.unwrap().unwrap();
+    let (actor, request_id) = who();
+    let gone = engine.ask(actor, request_id, Input::Tick).await.unwrap_err();
+    assert_eq!((gone.code, gone.reason.as_ref()), (Code::Unavailable, "stopping"));
+}

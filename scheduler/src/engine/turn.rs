@@ -40,6 +40,9 @@ const BATCH_EVENTS_MAX: usize = 20_000;
 const BATCH_ROUNDS_MAX: usize = 16;
 /// Longest wait: silence and back-offs are looked at once a second at least.
 const WAIT_MAX: Duration = Duration::from_secs(1);
+/// Shortest wait after a turn in which nothing became true: a moment that passed and changes nothing (placement that
+/// waits for disk space) must not spin. A message ends any wait at once.
+const IDLE_WAIT_MIN: Duration = Duration::from_millis(5);
 /// Tries of an append on a full disk after the ballast was given up, and the wait between two.
 const FULL_TRIES: u32 = 100;
 const FULL_WAIT: Duration = Duration::from_millis(100);
@@ -58,6 +61,8 @@ pub(super) struct Running {
     refused: Refused,
     metrics: Arc<Metrics>,
     decide: Decide,
+    /// The last turn appended nothing.
+    idle: bool,
 }
 
 /// What leaves after the append, in order.
@@ -96,6 +101,7 @@ impl Running {
             refused: Refused::new(parts.refused_inputs),
             metrics: parts.metrics,
             decide,
+            idle: false,
         }
     }
 
@@ -137,7 +143,8 @@ impl Running {
         let now = self.clock.now_ms();
         let wait = next.map_or(WAIT_MAX, |next| Duration::from_millis(next.0.saturating_sub(now)).min(WAIT_MAX));
         let picture = self.desk.watches.next_due_ns();
-        picture.map_or(wait, |due| wait.min(Duration::from_nanos(due.saturating_sub(boot_ns()))))
+        let wait = picture.map_or(wait, |due| wait.min(Duration::from_nanos(due.saturating_sub(boot_ns()))));
+        if self.idle { wait.max(IDLE_WAIT_MIN) } else { wait }
     }
 
     /// Reads the clocks and the disk, once a batch.
@@ -329,7 +336,8 @@ impl Running {
         if let Some(failure) = self.store.keeper_failure() {
             return Err(EngineError::Keeper(failure.to_string()));
         }
-        if batch.events.is_empty() && batch.rows.is_empty() {
+        self.idle = batch.events.is_empty();
+        if self.idle {
             return Ok(());
         }
         let begun = Instant::now();

@@ -1,6 +1,7 @@
 //! kill -9 at every append: a test runs itself again as a scheduler process that dies at a chosen moment.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -27,26 +28,29 @@ fn child_process_of_the_kill_tests() {
 }
 
 /// A scheduler in a process of its own.
-struct Process(Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
-    fn start(state: &Path, fail_at: Option<&str>) -> Process {
+    pub(crate) fn start(state: &Path, env: &[(&str, &OsStr)]) -> Process {
         let _ = std::fs::remove_file(state.join("scheduler/address"));
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command
+        let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "kill::child_process_of_the_kill_tests", "--nocapture"])
             .env(CHILD, state)
             .env_remove("GANGSAW_FAIL_AT")
+            .envs(env.iter().copied())
             .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        if let Some(fail_at) = fail_at {
-            command.env("GANGSAW_FAIL_AT", fail_at);
-        }
-        Process(command.spawn().unwrap())
+            .stderr(Stdio::null())
+            .spawn();
+        Process(child.unwrap())
+    }
+
+    /// Starts one that dies at a chosen append.
+    fn dying(state: &Path, at: &str) -> Process {
+        Process::start(state, &[("GANGSAW_FAIL_AT", OsStr::new(at))])
     }
 
     /// Waits for the address. `None`: the process ended before it had one.
-    async fn connect(&mut self, state: &Path) -> Option<Clients> {
+    pub(crate) async fn connect(&mut self, state: &Path) -> Option<Clients> {
         let begun = Instant::now();
         let mut ticks = tokio::time::interval(Duration::from_millis(5));
         loop {
@@ -67,7 +71,7 @@ impl Process {
         self.0.wait().unwrap().signal()
     }
 
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
@@ -105,7 +109,7 @@ async fn drive(clients: &Clients, jobs_wanted: u32) -> BTreeMap<String, u64> {
 
 /// Restarts and checks that every acknowledged job is there once, and that keys still mean their jobs.
 async fn check(state: &Path, acknowledged: &BTreeMap<String, u64>) {
-    let mut process = Process::start(state, None);
+    let mut process = Process::start(state, &[]);
     let clients = process.connect(state).await.expect("it serves again");
     let all = jobs::ListJobsRequest { all: true, page_size: 1_000, ..Default::default() };
     let listed = clients.jobs.clone().list_jobs(all).await.unwrap().into_inner().jobs;
@@ -124,7 +128,7 @@ async fn no_acknowledged_job_is_lost_when_the_scheduler_dies_at_any_append() {
         for append in 1..=10 {
             let dir = tempfile::tempdir().unwrap();
             let at = format!("append:{append}:{moment}");
-            let mut process = Process::start(dir.path(), Some(&at));
+            let mut process = Process::dying(dir.path(), &at);
             let acknowledged = match process.connect(dir.path()).await {
                 Some(clients) => drive(&clients, 40).await,
                 None => BTreeMap::new(),
@@ -141,7 +145,7 @@ async fn four_submitters_lose_nothing_when_the_scheduler_is_killed_under_load() 
     let dir = tempfile::tempdir().unwrap();
     let mut acknowledged = BTreeMap::new();
     for round in 0..3 {
-        let mut process = Process::start(dir.path(), None);
+        let mut process = Process::start(dir.path(), &[]);
         let clients = process.connect(dir.path()).await.unwrap();
         let loops: Vec<_> = (0..4)
             .map(|number| {
@@ -180,13 +184,13 @@ async fn four_submitters_lose_nothing_when_the_scheduler_is_killed_under_load() 
 async fn a_grant_that_was_durable_but_not_sent_comes_after_the_restart() {
     let dir = tempfile::tempdir().unwrap();
     // Append 1 registers the node, append 2 stores the job and leases it.
-    let mut process = Process::start(dir.path(), Some("append:2:after"));
+    let mut process = Process::dying(dir.path(), "append:2:after");
     let clients = process.connect(dir.path()).await.unwrap();
     let agent = Agent::attach(&clients, "n1", Vec::new()).await;
     clients.jobs.clone().submit(shell("k1", "true")).await.unwrap_err();
     assert_eq!(process.died_of(), Some(6));
     drop(agent);
-    let mut process = Process::start(dir.path(), None);
+    let mut process = Process::start(dir.path(), &[]);
     let clients = process.connect(dir.path()).await.unwrap();
     let mut agent = Agent::attach(&clients, "n1", Vec::new()).await;
     let grant = agent.grant().await;

@@ -3,6 +3,8 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test waits for one message and fails on any other")]
 
 mod common;
+mod disk;
 mod door;
 mod kill;
+mod logs;
 mod straight_path;

@@ -1,6 +1,6 @@
 //! A job through the real engine, the real store and real RPC, with an agent that speaks node.v1.
 
-use crate::common::{Scheduler, array, ended, get, reason, shell, started, submit, wait};
+use crate::common::{Agent, Scheduler, array, ended, get, reason, shell, started, submit, wait};
 use gangsaw_proto::jobs::v1 as jobs;
 use gangsaw_proto::node::v1 as node;
 use gangsaw_proto::node::v1::attach_request::Message as ToScheduler;
@@ -109,18 +109,9 @@ fn select(job_id: u64) -> Option<jobs::Selector> {
     Some(jobs::Selector { job_id, elements: Vec::new() })
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_array_runs_in_chunks_and_each_index_counts_once() {
-    let dir = tempfile::tempdir().unwrap();
-    let scheduler = Scheduler::start(dir.path()).await;
-    let mut agent = scheduler.agent("n1").await;
-    let spec = jobs::JobSpec {
-        work: Some(jobs::job_spec::Work::Shell("true".to_owned())),
-        array: Some(array(9_999)),
-        ..Default::default()
-    };
-    scheduler.clients.jobs.clone().submit(submit("k1", spec)).await.unwrap();
-    let mut seen = vec![0_u32; 10_000];
+/// Ends every element of an array well; returns how often each was granted, and the widest grant.
+pub(crate) async fn finish_array(agent: &mut Agent, elements: usize) -> (Vec<u32>, u32) {
+    let mut seen = vec![0_u32; elements];
     let mut grants = std::collections::VecDeque::new();
     let mut largest = 0;
     while seen.contains(&0) {
@@ -144,12 +135,49 @@ async fn an_array_runs_in_chunks_and_each_index_counts_once() {
             }
         }
     }
+    (seen, largest)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_array_runs_in_chunks_and_each_index_counts_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let scheduler = Scheduler::start(dir.path()).await;
+    let mut agent = scheduler.agent("n1").await;
+    let spec = jobs::JobSpec {
+        work: Some(jobs::job_spec::Work::Shell("true".to_owned())),
+        array: Some(array(9_999)),
+        ..Default::default()
+    };
+    scheduler.clients.jobs.clone().submit(submit("k1", spec)).await.unwrap();
+    let (seen, largest) = finish_array(&mut agent, 10_000).await;
     let job = wait(&scheduler.clients, 1).await;
     assert_eq!(job.state(), jobs::State::Completed);
     assert_eq!(job.element_counts, [jobs::StateCount { state: jobs::State::Completed.into(), count: 10_000 }]);
     assert!(seen.iter().all(|count| *count == 1));
     assert!(largest >= 64, "chunks grow: {largest}");
     scheduler.stop().await;
+
+    let mut records = Vec::new();
+    gangsaw_scheduler::read_log(dir.path(), |record| records.push(record)).unwrap();
+    assert!(records.iter().zip(1..).all(|(record, seq)| record.seq == seq), "the log has no gap");
+    let different = gangsaw_core::place::replay(gangsaw_core::state::State::new(), &records);
+    assert_eq!(different, [], "every recorded round is decided again as it was");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_million_finished_tasks_take_little_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let scheduler = Scheduler::start(dir.path()).await;
+    let mut agent = scheduler.agent("n1").await;
+    let spec = jobs::JobSpec { array: Some(array(999_999)), ..shell("", "true").jobs.remove(0) };
+    scheduler.clients.jobs.clone().submit(submit("k1", spec)).await.unwrap();
+    finish_array(&mut agent, 1_000_000).await;
+    assert_eq!(wait(&scheduler.clients, 1).await.state(), jobs::State::Completed);
+    scheduler.stop().await;
+    let folder = std::fs::read_dir(dir.path().join("scheduler")).unwrap();
+    let bytes: u64 = folder.map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    println!("a million finished tasks: {bytes} bytes of database and log");
+    assert!(bytes < 30 << 20, "{bytes}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -194,5 +222,35 @@ async fn a_heartbeat_is_answered_and_a_lasting_difference_asks_for_a_hello() {
     agent.send(beat(3, 1)).await;
     assert!(matches!(agent.next().await, ToNode::HeartbeatAck(ack) if ack.sent_ms == 3));
     assert!(matches!(agent.next().await, ToNode::Reconcile(_)));
+    scheduler.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_grant_follows_its_submit_within_milliseconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let scheduler = Scheduler::start(dir.path()).await;
+    let mut agent = scheduler.agent("n1").await;
+    let (mut to_grant, mut to_end) = (Vec::new(), Vec::new());
+    for number in 0..100 {
+        let begun = std::time::Instant::now();
+        let key = format!("k{number}");
+        let mut client = scheduler.clients.jobs.clone();
+        let reply = client.submit(shell(&key, "true"));
+        let (reply, grant) = tokio::join!(reply, agent.grant());
+        let job_id = reply.unwrap().into_inner().job_ids[0];
+        to_grant.push(begun.elapsed());
+        let watching = tokio::spawn({
+            let clients = scheduler.clients.clone();
+            async move { wait(&clients, job_id).await }
+        });
+        agent.run(&grant, 0).await;
+        watching.await.unwrap();
+        to_end.push(begun.elapsed());
+    }
+    to_grant.sort_unstable();
+    to_end.sort_unstable();
+    println!("submit → grant p50 {:?} p99 {:?}; submit → seen done p50 {:?}", to_grant[50], to_grant[99], to_end[50]);
+    // Far above what an idle machine takes, far below any timer: nothing on the path polls.
+    assert!(to_grant[50] < std::time::Duration::from_millis(100), "{:?}", to_grant[50]);
     scheduler.stop().await;
 }

@@ -96,11 +96,7 @@ fn device_that_fell_off_the_bus_stays_in_the_list_withheld() {
     let mut second = device();
     second.uuid = Some("GPU-b".to_owned());
     second.pci_bus_id = Some("00000000:19:00.0".to_owned());
-    gpus.update(
-        &Reading { driver: String::new(), devices: vec![device(), second] },
-        &BTreeSet::new(),
-        |_| false,
-    );
+    gpus.update(&Reading { driver: String::new(), devices: vec![device(), second] }, &BTreeSet::new(), |_| false);
     let lost = DeviceReading {
         index: 1,
         errors: vec!["nvmlDeviceGetHandleByIndex_v2: lost".to_owned()],

@@ -30,10 +30,7 @@ const MEMINFO: (&str, &str) = ("proc/meminfo", "MemTotal:       8388608 kB\nMemF
 fn machine_without_limits_is_offered_whole() {
     let tree = Tree::new("whole", &[MEMINFO, ("proc/sys/kernel/random/boot_id", "abc\n")]);
     let host = read(&tree.0, 4);
-    assert_eq!(
-        host,
-        Host { milli_cpus: 4000, memory_bytes: 8 << 30, boot_id: "abc".to_owned(), notes: Vec::new() }
-    );
+    assert_eq!(host, Host { milli_cpus: 4000, memory_bytes: 8 << 30, boot_id: "abc".to_owned(), notes: Vec::new() });
 }
 
 #[test]
@@ -53,10 +50,7 @@ fn smallest_limit_of_all_parents_holds_in_version_2() {
     let host = read(&tree.0, 4);
     assert_eq!(host.milli_cpus, 1500);
     assert_eq!(host.memory_bytes, 1 << 30);
-    assert_eq!(
-        host.notes,
-        ["cpu: limited to 1.500 cores by a cgroup", "memory: limited to 1024 MiB by a cgroup"]
-    );
+    assert_eq!(host.notes, ["cpu: limited to 1.500 cores by a cgroup", "memory: limited to 1024 MiB by a cgroup"]);
 }
 
 #[test]
@@ -85,5 +79,5 @@ fn version_1_limits_are_read_below_a_bind_mounted_root() {
 fn this_machine_has_cores_memory_and_a_boot_id() {
     let host = read(Path::new("/"), cores());
     assert!(host.milli_cpus >= 1 && host.memory_bytes > 0 && !host.boot_id.is_empty(), "{host:?}");
-    assert!(boottime_ms() > 0 && wall_ms() > 0 && !hostname().is_empty());
+    assert!(boottime_ms() > 0 && !hostname().is_empty());
 }

@@ -31,7 +31,8 @@ pub struct LogQuery {
     pub last_index: u32,
     /// `None`: every rank.
     pub rank: Option<u32>,
-    /// Zero: the newest of each element and rank, also when a newer one begins while reading. `u32::MAX`: every one.
+    /// Zero: the newest of each element and rank, also when a newer one begins while reading. [`LogQuery::EVERY_ATTEMPT`]:
+    /// all of them.
     pub attempt: u32,
     /// `None`: both.
     pub stream: Option<Stream>,
@@ -39,6 +40,11 @@ pub struct LogQuery {
     pub tail_lines: Option<u64>,
     /// Only what was written at or after it. Zero: all.
     pub since_wall_ms: u64,
+}
+
+impl LogQuery {
+    /// For `attempt`.
+    pub const EVERY_ATTEMPT: u32 = u32::MAX;
 }
 
 /// Some bytes of one task.
@@ -177,7 +183,7 @@ impl LogReader {
         let (query, tag) = (&self.query, record.tag);
         (query.first_index..=query.last_index).contains(&tag.index)
             && query.rank.is_none_or(|rank| rank == tag.rank)
-            && (query.attempt == 0 || query.attempt == u32::MAX || query.attempt == tag.attempt)
+            && [0, LogQuery::EVERY_ATTEMPT, tag.attempt].contains(&query.attempt)
             && record.wall_ms >= query.since_wall_ms
             && record.flags & FORGOTTEN == 0
     }

@@ -192,10 +192,7 @@ impl Agent {
                 _ => Cause::Exit,
             };
             let code = if faults && random.percent(20) { random.below(3) as i32 } else { 0 };
-            facts.push(match cause {
-                Cause::Exit => quick(index, rank, code),
-                _ => ended_by(index, rank, cause),
-            });
+            facts.push(if cause == Cause::Exit { quick(index, rank, code) } else { ended_by(index, rank, cause) });
         } else if let Some(range) = held.fresh.first_range() {
             if faults && random.percent(if held.grant.node.0 == 2 { 50 } else { 5 }) {
                 held.fresh.remove(range.first, range.first);
