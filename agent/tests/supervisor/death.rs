@@ -116,10 +116,10 @@ fn killed_supervisor_leaves_no_process() {
         kill(node.welcome.supervisor_pid, Signal::KILL);
         eventually("the main process dies with its supervisor", || !runs(main));
         let report = kill_leftovers(&node.state, &[1]).unwrap();
-        assert_eq!(report.left, []);
+        assert!(report.left.is_empty(), "{:?}", report.left);
         assert!(report.killed >= 1, "the grandchild was still there");
         assert!(!pids.iter().any(|pid| runs(*pid)));
-        assert_eq!(node.processes(), []);
+        assert_eq!(node.processes(), Vec::<u32>::new());
         assert_eq!(kill_leftovers(&node.state, &[1]).unwrap().killed, 0);
         // A new supervisor works on the same folder.
         node.launch().unwrap();

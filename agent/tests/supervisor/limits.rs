@@ -87,7 +87,7 @@ fn tree_that_ignores_term_is_gone_after_the_grace() {
         node.stop(2, &[], Some(0));
         assert_eq!(node.ended(2, 0).signal, Some(9));
         assert!(!pids.iter().any(|pid| runs(*pid)));
-        assert_eq!(node.processes(), []);
+        assert_eq!(node.processes(), Vec::<u32>::new());
     }
 }
 
@@ -123,7 +123,7 @@ fn fork_bomb_is_held_and_killed() {
     node.stop(1, &[], Some(200));
     node.ended(1, 0);
     assert!(since.elapsed() < Duration::from_secs(5));
-    assert_eq!(node.processes(), []);
+    assert_eq!(node.processes(), Vec::<u32>::new());
 }
 
 /// Holds `mib` MiB in the memory of one process, then prints it is there.
