@@ -78,6 +78,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
     match start(&parsed, paths) {
         Ok(supervisor) => {
+            spawn::memory::give_back();
             launch::report_ready();
             supervisor.run()
         }
