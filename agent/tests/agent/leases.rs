@@ -1,5 +1,7 @@
 //! What becomes of leases while nothing breaks.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use gangsaw_proto::node::v1::{
     Argv, ArrayBounds, GangPlace, Grant, RankGrant, Revoke, Start, TaskSpec, Trim, attach_request, attach_response,
     ended, fact, revoke, task_spec,
@@ -20,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("progress_reaches_the_scheduler_and_the_last_word_comes_before_the_end", progress_reaches_the_scheduler),
     ("environment_is_the_jobs_over_the_nodes", environment_is_the_jobs_over_the_nodes),
     ("second_attempt_resumes_from_the_checkpoint_of_the_first", second_attempt_resumes),
+    ("agent_of_root_runs_a_task_as_the_submitting_user", agent_of_root_runs_a_task_as_the_user),
     ("hundred_grants_start_without_delay", hundred_grants_start_without_delay),
 ];
 
@@ -71,7 +74,7 @@ fn revoked_task_gets_term_and_its_end_is_reported() {
     );
     node.started(1);
     // The trap is set when the shell has begun to loop.
-    wait_for("the loop", || !node.running("sleep 0.05").is_empty() || !node.running("0.05").is_empty());
+    wait_for("the loop", || !node.running("0.05").is_empty());
     node.scheduler.say(attach_response::Message::Revoke(Revoke {
         lease_id: 1,
         reason: revoke::Reason::Cancelled.into(),
@@ -244,6 +247,27 @@ fn hundred_grants_start_without_delay() {
         .collect();
     took.sort_unstable();
     println!("grant at the agent → exec: p50 {} µs, p99 {} µs", took[50], took[98]);
-    // Far above what it takes, so that a loaded machine passes; a sleep, a poll or a disk sync on the way does not.
-    assert!(took[50] < 5_000, "{took:?}");
+    // The best, because the others tell how busy the machine is. A sleep or a poll on the way would be in all of them.
+    assert!(took[0] < 3_000, "{took:?}");
+}
+
+fn agent_of_root_runs_a_task_as_the_user() {
+    let mut node = Node::without_agent();
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
+    if !rustix::process::getuid().is_root() || !passwd.contains("\nnobody:") {
+        assert!(std::env::var_os("CI").is_none(), "CI runs as root");
+        return println!("not root, or no user nobody: other users are not tested");
+    }
+    // The temporary folder is root's alone; a real state folder lets others pass.
+    std::fs::set_permissions(node.state.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+    let notes = node.start_agent(&[]).inventory.unwrap().notes;
+    assert!(notes.iter().any(|note| note.contains("as the submitting user")), "{notes:?}");
+    let mut theirs = grant(1, "touch $GANGSAW_OUTPUT_DIR/mine && test $USER = nobody && exit $(($(id -u) % 251))");
+    theirs.task.as_mut().unwrap().user = "nobody".to_owned();
+    node.say_grant(theirs);
+    assert_eq!(node.ended(1).exit_code, Some(65_534 % 251));
+    let mut unknown = grant(2, "exit $(id -u)");
+    unknown.task.as_mut().unwrap().user = "who-is-that".to_owned();
+    node.say_grant(unknown);
+    assert_eq!(node.ended(2).exit_code, Some(0));
 }
