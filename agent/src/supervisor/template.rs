@@ -247,7 +247,7 @@ fn on_local_disk(path: &Path) -> bool {
         0x7371_7368,
         0xca45_1a4e,
     ];
-    rustix::fs::statfs(path).is_ok_and(|stat| LOCAL.contains(&i64::from(stat.f_type)))
+    rustix::fs::statfs(path).is_ok_and(|stat| LOCAL.contains(&stat.f_type))
 }
 
 /// Names the supervisor decides; what the agent gives for them is dropped.
