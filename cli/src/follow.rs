@@ -9,7 +9,7 @@ use std::io::Write as _;
 use gangsaw_proto::jobs::v1::{ReadLogsRequest, ReadLogsResponse, Stream};
 
 use crate::client::{Client, Patience};
-use crate::fail::Failure;
+use crate::fail::{self, Failure};
 
 /// A line longer than this is passed on in pieces.
 const LINE_MAX: usize = 64 << 10;
@@ -109,6 +109,11 @@ pub(crate) async fn follow(client: &mut Client, request: &ReadLogsRequest, named
     loop {
         match once(client, request, &mut show, &mut patience).await? {
             Ok(()) => return show.finish(),
+            // What the node has now is asked for again only by those who wait for more.
+            Err(status) if !request.follow && fail::reason(&status).as_deref() == Some(fail::NODE_UNREACHABLE) => {
+                show.finish()?;
+                return Err(client.refused(&status));
+            }
             Err(status) => {
                 patience.wait(client, &status).await?;
                 show.again();

@@ -96,7 +96,10 @@ fn reasons(state: &State, job: &Job, now: Now) -> Vec<jobs::v1::WaitReason> {
         }
         other => other.to_string(),
     };
-    reasons.iter().map(|reason| jobs::v1::WaitReason { reason: reason.code().to_owned(), message: said(reason) }).collect()
+    reasons
+        .iter()
+        .map(|reason| jobs::v1::WaitReason { reason: reason.code().to_owned(), message: said(reason) })
+        .collect()
 }
 
 /// Returns a spec as people see it: values that may be secret are masked.
