@@ -1,8 +1,8 @@
 //! What a supervisor holds, or left, in the words of core's agent machine.
 //!
 //! Three sources are put together: the grants of our journal (what was promised), the supervisor's list (what it holds
-//! now) and its spool (what it said). A lease that only the journal knows never reached a supervisor, or ended and was
-//! acknowledged: it is left out, and the scheduler grants it again or has it already.
+//! now) and its spool (what it said). A lease that the living supervisor does not hold may have run under one that died:
+//! what its facts do not settle is lost, for granted again it would run twice under one attempt.
 //!
 //! Invariant: pure. When in doubt a unit counts as open and begun: the scheduler drops what it knows.
 
@@ -34,13 +34,10 @@ pub(crate) fn listed(
             continue;
         }
         let Some(terms) = convert::terms(grant) else { continue };
-        if facts.iter().any(|spooled| spooled.fact.lease == terms.lease) {
-            let begun = u64::from(terms.last) + 1;
-            leases.push(Adopted { terms, open: RangeSet::new(), begun, renewed: now });
-        } else if pending(grant.lease_id) {
-            let begun = u64::from(terms.first);
-            leases.push(Adopted { open: all(&terms), terms, begun, renewed: now });
-        }
+        let held = pending(grant.lease_id);
+        let begun =
+            if held { u64::from(terms.first) } else { begun_at_most(&terms, grant.slots, &facts) };
+        leases.push(Adopted { held, open: all(&terms), terms, begun, renewed: now });
     }
     Spool { leases, facts }
 }
@@ -50,7 +47,7 @@ pub(crate) fn dead(grants: &BTreeMap<u64, Grant>, facts: Vec<Spooled>, now: Time
     let adopted = |grant: &Grant| {
         let terms = convert::terms(grant)?;
         let begun = begun_at_most(&terms, grant.slots, &facts);
-        Some(Adopted { open: all(&terms), terms, begun, renewed: now })
+        Some(Adopted { held: false, open: all(&terms), terms, begun, renewed: now })
     };
     let leases = grants.values().filter_map(adopted).collect();
     Spool { leases, facts }
@@ -100,7 +97,7 @@ fn alive(grant: Option<&Grant>, held: &HeldLease, now: Time) -> Adopted {
         }
         begun = u64::from(terms.first) + 1;
     }
-    Adopted { terms, open, begun, renewed: now }
+    Adopted { terms, held: true, open, begun, renewed: now }
 }
 
 /// Terms for a lease that the journal lost, from what the supervisor says of it.

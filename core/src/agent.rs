@@ -247,16 +247,27 @@ impl Agent {
         out.push(Effect::ForgetLease { lease });
     }
 
-    /// Takes the list of a living supervisor. A lease that it does not know never reached it.
+    /// Takes the list of a living supervisor. A lease that it does not hold never reached it, or died with an earlier
+    /// one: what was open of it is lost.
     fn listed(&mut self, now: Time, list: Spool, out: &mut Vec<Effect>) {
-        let known: BTreeSet<LeaseId> = list.leases.iter().map(|adopted| adopted.terms.lease).collect();
+        let begun: BTreeMap<LeaseId, Option<u64>> = list
+            .leases
+            .iter()
+            .map(|adopted| (adopted.terms.lease, (!adopted.held).then_some(adopted.begun)))
+            .collect();
         if let Some(renewed) = list.leases.iter().map(|adopted| adopted.renewed).max()
             && !self.listed
         {
             self.heard = renewed;
         }
         self.adopt(list, out);
-        self.clear(|held| (!known.contains(&held.terms.lease)).then_some(u64::from(held.terms.first)), out);
+        self.clear(
+            |held| {
+                let unseen = Some(u64::from(held.terms.first));
+                begun.get(&held.terms.lease).copied().unwrap_or(unseen)
+            },
+            out,
+        );
         self.list_known(now, out);
     }
 

@@ -17,6 +17,7 @@ use gangsaw_core::time::Millis;
 use crate::faults::Fault;
 use crate::jobs;
 use crate::net::Up;
+use crate::node::Node;
 use crate::scheduler::Asker;
 use crate::world::{Happening, World};
 
@@ -56,6 +57,8 @@ pub(crate) struct Clients {
     sent: Vec<(Tenant, Submit)>,
     /// Jobs that were acknowledged.
     pub(crate) acked: Vec<JobId>,
+    /// Those that no machine could ever run, accepted while no node was registered.
+    hopeless: Vec<(Tenant, JobId)>,
 }
 
 impl World {
@@ -276,14 +279,32 @@ impl World {
         if !durable {
             return self.fail(format!("{jobs:?} were acknowledged and are not in the log"));
         }
-        if self.history.jobs_of(tenant, &submit.key) != Some(jobs) {
+        if !self.history.submitted_as(tenant, &submit.key, jobs) {
             return self.fail(format!("key {} stands for {jobs:?} and the log says otherwise", submit.key));
         }
-        for job in jobs {
+        for (job, spec) in jobs.iter().zip(&submit.jobs) {
             if !self.clients.acked.contains(job) {
                 self.clients.acked.push(*job);
+                if !self.could_run(spec) {
+                    self.clients.hopeless.push((tenant.clone(), *job));
+                }
             }
         }
+    }
+
+    /// Says whether all machines together, empty and well, could run an element.
+    fn could_run(&self, spec: &JobSpec) -> bool {
+        let by = |owned: u64, asked: u64| owned.checked_div(asked).unwrap_or(u64::MAX);
+        spec.demands.iter().any(|demand| {
+            let ranks = |node: &Node| {
+                let owned = &node.owned;
+                let devices = owned.devices.iter().filter(|device| demand.accepts(device)).count() as u64;
+                by(owned.milli_cpus, demand.milli_cpus)
+                    .min(by(owned.memory_bytes, demand.memory_bytes))
+                    .min(by(devices, u64::from(demand.gpus)))
+            };
+            self.nodes.iter().map(ranks).sum::<u64>() >= u64::from(spec.replicas)
+        })
     }
 
     /// After the chaos: ends holds, resumes nodes and lifts limits until nothing keeps the queue from emptying.
@@ -293,6 +314,11 @@ impl World {
             let state = &scheduler.state;
             for job in state.jobs().filter(|job| job.body.held && job.body.ended_at.is_none()) {
                 wishes.push((job.body.tenant.clone(), Input::Release { job: job.body.id }));
+            }
+            for (tenant, job) in &self.clients.hopeless {
+                if state.job(*job).is_some_and(|job| job.body.ended_at.is_none()) {
+                    wishes.push((tenant.clone(), Input::Cancel { job: *job, elements: None }));
+                }
             }
             for node in state.nodes().filter(|node| node.body.mode != NodeMode::Active) {
                 let name = node.body.name.clone();

@@ -81,6 +81,8 @@ pub(crate) struct History {
     jobs: BTreeMap<JobId, JobTrack>,
     leases: BTreeMap<LeaseId, LeaseTrack>,
     keys: BTreeMap<(Tenant, IdempotencyKey), (Time, Vec<JobId>)>,
+    /// Every submit there ever was under a key, for a key may be used again after a day.
+    submits: BTreeMap<(Tenant, IdempotencyKey), Vec<Vec<JobId>>>,
     limits: BTreeMap<QueueKey, Limits>,
     /// Who holds which device.
     holders: BTreeMap<(NodeId, DeviceId), LeaseId>,
@@ -103,8 +105,9 @@ impl History {
         self.jobs.contains_key(&job)
     }
 
-    pub(crate) fn jobs_of(&self, tenant: &Tenant, key: &IdempotencyKey) -> Option<&[JobId]> {
-        self.keys.get(&(tenant.clone(), key.clone())).map(|(_, jobs)| &jobs[..])
+    /// Says whether jobs were submitted under a key.
+    pub(crate) fn submitted_as(&self, tenant: &Tenant, key: &IdempotencyKey, jobs: &[JobId]) -> bool {
+        self.submits.get(&(tenant.clone(), key.clone())).is_some_and(|all| all.iter().any(|ids| ids == jobs))
     }
 
     /// Returns how many elements have not ended.
@@ -220,7 +223,8 @@ impl History {
     }
 
     fn submitted(&mut self, tenant: &Tenant, key: &IdempotencyKey, jobs: &[NewJob], at: Time) -> Check {
-        let ids = jobs.iter().map(|job| job.id).collect();
+        let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+        self.submits.entry((tenant.clone(), key.clone())).or_default().push(ids.clone());
         let before = self.keys.insert((tenant.clone(), key.clone()), (at, ids));
         held(before.is_none(), || format!("key {key} was used for {before:?} and again"))?;
         for job in jobs {
@@ -416,14 +420,15 @@ impl History {
     ) -> Check {
         let track = self.leases.get(&lease).ok_or_else(|| format!("lease {lease} was never granted"))?;
         let (head, fenced) = (track.head, track.fenced);
+        let ranks = self.jobs.get(&job).map_or(0, |track| track.ranks);
+        // A gang may have been stopped for another reason before one of its leases was fenced.
         let by_fence = match outcome {
             Outcome::Fenced | Outcome::Infra | Outcome::Cancelled => true,
             Outcome::Ok | Outcome::Failed | Outcome::Oom | Outcome::Timeout | Outcome::Preempted => false,
         };
-        held(!fenced || by_fence, || {
+        held(!fenced || by_fence || ranks > 1, || {
             format!("{job}[{index}] ended {outcome:?} under a fenced lease")
         })?;
-        let ranks = self.jobs.get(&job).map_or(0, |track| track.ranks);
         let element = self.element(job, index)?;
         let current = element.stand == Stand::Leased(head) && element.attempt == attempt;
         held(current, || format!("{job}[{index}] ended attempt {attempt} of lease {lease} and stands {element:?}"))?;

@@ -151,7 +151,7 @@ fn array(rng: &mut Rng) -> ArrayDraft {
 
 /// Returns a job that is valid but may not fit.
 pub(crate) fn draft(rng: &mut Rng, size: Size, queues: &[&str]) -> JobDraft {
-    let behaviour = behaviour(rng);
+    let mut behaviour = behaviour(rng);
     let mut draft = JobDraft {
         name: String::from("sim"),
         queue: rng.pick(queues).unwrap_or("default").to_owned(),
@@ -163,6 +163,23 @@ pub(crate) fn draft(rng: &mut Rng, size: Size, queues: &[&str]) -> JobDraft {
         hold: rng.permille(50),
         ..JobDraft::default()
     };
+    match rng.below(100) {
+        0..=49 => {}
+        50..=79 => draft.array = Some(array(rng)),
+        _ => {
+            draft.replicas = u32::try_from(rng.range(2, 2 + size.nodes)).unwrap_or(2);
+            if rng.permille(150) {
+                draft.array =
+                    Some(ArrayDraft { ranges: vec![StepRange { first: 0, last: 2, step: 1 }], running_max: 0 });
+            }
+        }
+    }
+    if let Some(array) = &draft.array {
+        // A long array of long elements would outlive every run.
+        let count: u64 = array.ranges.iter().map(|range| u64::from((range.last - range.first) / range.step.max(1)) + 1).sum();
+        behaviour.ms = behaviour.ms.min(120_000 / count);
+        draft.work = Some(WorkDraft::Argv(behaviour.argv()));
+    }
     draft.retry = RetryDraft {
         failure: rng.permille(500).then(|| u32::try_from(rng.below(4)).unwrap_or(0)),
         infra: rng.permille(150).then(|| u32::try_from(rng.below(3)).unwrap_or(0)),
@@ -181,17 +198,6 @@ pub(crate) fn draft(rng: &mut Rng, size: Size, queues: &[&str]) -> JobDraft {
         draft.stop_after_ms = Some(45_000);
         draft.lost_after_ms = Some(240_000);
         draft.grace_ms = Some(2_000);
-    }
-    match rng.below(100) {
-        0..=49 => {}
-        50..=79 => draft.array = Some(array(rng)),
-        _ => {
-            draft.replicas = u32::try_from(rng.range(2, 2 + size.nodes)).unwrap_or(2);
-            if rng.permille(150) {
-                draft.array =
-                    Some(ArrayDraft { ranges: vec![StepRange { first: 0, last: 2, step: 1 }], running_max: 0 });
-            }
-        }
     }
     draft
 }

@@ -131,16 +131,11 @@ impl Node {
             } else {
                 terms.gang.iter().map(|&rank| IndexRange::one(rank)).collect()
             };
-            let has_facts = self.disk.spool.iter().any(|spooled| spooled.fact.lease == *lease);
-            let open = match running.map(|runs| runs.get(lease)) {
-                // The supervisor is dead: whatever may be open.
-                None => all,
-                Some(Some(run)) => run.open(),
-                Some(None) if has_facts => RangeSet::new(),
-                Some(None) => continue,
-            };
+            let run = running.and_then(|runs| runs.get(lease));
+            // Of a dead supervisor, this one or an earlier: whatever may be open.
+            let (held, open) = run.map_or((false, all), |run| (true, run.open()));
             let begun = self.disk.begun.get(lease).copied().unwrap_or(u64::from(terms.first));
-            leases.push(Adopted { terms, open, begun, renewed: self.disk.renewed });
+            leases.push(Adopted { terms, held, open, begun, renewed: self.disk.renewed });
         }
         Spool { leases, facts: self.disk.spool.clone() }
     }
@@ -192,8 +187,6 @@ impl World {
             agent.heard_spool = heard;
         }
         if node.supervisor.is_some() {
-            let listed: BTreeSet<LeaseId> = spool.leases.iter().map(|adopted| adopted.terms.lease).collect();
-            node.disk.grants.retain(|lease, _| listed.contains(lease));
             self.agent_step(at, Input::SupervisorList(spool));
         } else {
             self.lose_supervisor(at, spool);

@@ -33,6 +33,9 @@ const CHAOS_MS_MAX: u64 = 90 * 86_400_000;
 /// After the chaos the queue must be empty by then.
 const CALM_MS_MAX: u64 = 12 * 3_600_000;
 
+/// Batches after which all of the state is checked.
+const CHECKED_EVERY: u32 = 8;
+
 /// Something that is planned.
 #[derive(Clone, Debug)]
 pub(crate) enum Happening {
@@ -101,7 +104,8 @@ pub struct World {
     /// The fold of every durable record, made one by one.
     shadow: State,
     log: Vec<Record>,
-    unchecked: bool,
+    /// Batches since the state was checked.
+    unchecked: u32,
     pub(crate) history: History,
     pub(crate) truth: Truth,
     pub(crate) counters: Counters,
@@ -143,7 +147,7 @@ impl World {
             watchers: vec![Watcher { connected: true, cursor: 0 }; 3],
             shadow: plan.initial.clone(),
             log: Vec::new(),
-            unchecked: false,
+            unchecked: 0,
             history: History::default(),
             truth: Truth::default(),
             counters: Counters::default(),
@@ -173,12 +177,17 @@ impl World {
         self.violation.is_none() && !self.is_over()
     }
 
-    /// Checks what must hold at every moment. A violation ends the run.
+    /// Checks what must hold at every moment. A violation ends the run. The history, the truth and the replay of
+    /// rounds are checked record by record as they become durable; what costs all of the state waits for
+    /// [`CHECKED_EVERY`] batches, a recovery, a snapshot or the end.
     pub fn check(&mut self) {
-        if !self.unchecked || self.violation.is_some() {
-            return;
+        if self.unchecked >= CHECKED_EVERY {
+            self.check_state();
         }
-        self.unchecked = false;
+    }
+
+    fn check_state(&mut self) {
+        self.unchecked = 0;
         let Some(scheduler) = &self.scheduler else { return };
         if let Err(violation) = check(&scheduler.state) {
             return self.fail(format!("an invariant of the core does not hold: {violation}"));
@@ -247,6 +256,7 @@ impl World {
 
     /// The last checks, over the whole run.
     fn finish(&mut self) {
+        self.check_state();
         let diffs = replay(self.initial.clone(), &self.log);
         if let Some(diff) = diffs.first() {
             return self.fail(format!("{} rounds are replayed otherwise, first {diff:?}", diffs.len()));
@@ -369,7 +379,7 @@ impl World {
 
     /// Takes records that are on disk now: everything that is derived from the log follows here.
     pub(crate) fn became_durable(&mut self, records: &[Record]) {
-        self.unchecked = true;
+        self.unchecked += 1;
         for (at, record) in records.iter().enumerate() {
             self.counters.event(&record.event);
             self.note("event", &[record.seq, record.at.0]);

@@ -6,7 +6,7 @@ use std::time::Instant;
 use gangsaw_sim::{Counters, Group, Plan, run, run_and_explain, run_many};
 
 /// Seeds of one run of the tests.
-const SEEDS: u64 = 20;
+const SEEDS: u64 = 500;
 /// Inputs of the scheduler's core in each before the faults stop.
 const INPUTS: u64 = 2_000;
 /// Every event and every effect must happen so often over all seeds.

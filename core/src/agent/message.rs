@@ -47,6 +47,9 @@ impl From<&Grant> for Terms {
 pub struct Adopted {
     /// The terms it was granted with.
     pub terms: Terms,
+    /// The living supervisor holds it, or its Run is on the way to it. False: it died with an earlier supervisor (or
+    /// never reached one), and the processes of what is open are still to be killed.
+    pub held: bool,
     /// Its units (indices of a chunk, ranks of a gang) without an end by the supervisor's word. Of a dead supervisor:
     /// all that may be; one too many is harmless, for the scheduler drops what it knows.
     pub open: RangeSet,

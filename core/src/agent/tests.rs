@@ -57,7 +57,7 @@ fn said(nth: u64, fact: Fact) -> Input {
 fn spool(terms: Terms, open: &[(u32, u32)], begun: u64, facts: Vec<Fact>) -> Spool {
     let open = open.iter().map(|&(first, last)| crate::ranges::IndexRange { first, last }).collect();
     let facts = (1..).zip(facts).map(|(seq, fact)| Spooled { seq, fact }).collect();
-    Spool { leases: vec![Adopted { terms, open, begun, renewed: Time(0) }], facts }
+    Spool { leases: vec![Adopted { terms, held: true, open, begun, renewed: Time(0) }], facts }
 }
 
 fn order(order: Order) -> Effect {
@@ -311,6 +311,17 @@ fn a_lease_the_living_supervisor_does_not_know_is_lost_alone() {
     run(&mut agent, [Input::Granted(chunk(0, 0)), Input::Granted(other.clone())]);
     let out = run(&mut agent, [Input::SupervisorList(spool(other, &[(0, 0)], 1, vec![]))]);
     assert_eq!(out, [Effect::KillLeftovers { lease: L }]);
+}
+
+#[test]
+fn a_lease_that_died_with_an_earlier_supervisor_is_lost_though_another_lives() {
+    let mut agent = Agent::new(BASE, Time(0));
+    let mut list = spool(chunk(0, 9), &[(0, 9)], 3, vec![started(0, 0), succeeded(0, 1)]);
+    list.leases[0].held = false;
+    assert_eq!(run(&mut agent, [Input::SupervisorList(list)]), [Effect::KillLeftovers { lease: L }]);
+    let out = run(&mut agent, [gone(), Input::Connected, welcome(0)]);
+    let facts = vec![started(0, 0), succeeded(0, 1), ended(2, 0, Cause::Infra), returned(3, 9)];
+    assert_eq!(out, [hello(Phase::Ended, 2), report(1, facts)]);
 }
 
 #[test]

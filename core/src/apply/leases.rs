@@ -19,6 +19,9 @@ pub(crate) const CHUNK_GROWS_BELOW_US: u64 = 50_000;
 /// Predicted work of a slot in one chunk: what a drain or a better job waits for at most.
 pub(crate) const CHUNK_WORK_US: u64 = 1_000_000;
 
+/// A chunk that is out longer than this holds an element that runs longer than predicted; those behind it come back.
+pub(crate) const CHUNK_LATE_AFTER: Millis = Millis::seconds(3);
+
 /// Infra starts of a job on a node are counted within this span.
 pub(crate) const INFRA_STARTS_WITHIN: Millis = Millis::minutes(10);
 
@@ -279,8 +282,14 @@ impl State {
         }
     }
 
-    pub(super) fn lease_trimmed(&mut self, id: LeaseId) {
+    pub(super) fn lease_trimmed(&mut self, at: Time, id: LeaseId) {
         self.edit_lease(id, |lease| lease.trimmed = true);
+        if let Some(lease) = self.leases.get(&id)
+            && at.since(lease.granted_at) >= CHUNK_LATE_AFTER
+            && let Some(job) = self.jobs.get_mut(&lease.job)
+        {
+            job.body.chunk = 1;
+        }
     }
 
     pub(super) fn lease_fenced(&mut self, id: LeaseId) {

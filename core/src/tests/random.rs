@@ -16,7 +16,7 @@ use crate::id::*;
 use crate::input::*;
 use crate::job::draft::*;
 use crate::job::spec::DependencyKind;
-use crate::lease::RevokeReason;
+use crate::lease::{Lease, RevokeReason};
 use crate::node::NodeMode;
 use crate::owed::owed;
 use crate::ranges::RangeSet;
@@ -218,32 +218,29 @@ impl Run {
     /// What `owed` derives is what was issued and not confirmed: for a node that has got nothing, and for one that has
     /// got every grant and nothing since.
     fn check_owed(&self) {
-        for node in self.world.state.nodes() {
-            let leases: Vec<_> = node.leases.iter().filter_map(|lease| self.world.state.lease(*lease)).collect();
-            let nothing = owed(&self.world.state, node.body.id, &[]);
-            let grants: Vec<_> = nothing
-                .iter()
-                .filter_map(|effect| if let Effect::Grant(grant) = effect { Some(grant.lease) } else { None })
-                .collect();
-            let unconfirmed: Vec<_> =
-                leases.iter().filter(|lease| !lease.begun && !lease.fenced).map(|lease| lease.id).collect();
-            assert_eq!(grants, unconfirmed);
+        let state = &self.world.state;
+        for node in state.nodes() {
+            let leases: Vec<_> = node.leases.iter().filter_map(|lease| state.lease(*lease)).collect();
             let phase = |gang: bool| if gang { Phase::Prepared } else { Phase::Running };
             let all: Vec<_> = leases.iter().map(|lease| held(lease.id.0, phase(lease.gang.is_some()))).collect();
-            for effect in owed(&self.world.state, node.body.id, &all) {
-                match effect {
-                    Effect::Grant(grant) => panic!("granted again: {grant:?}"),
-                    Effect::Reply { .. } => panic!("nobody asked"),
-                    Effect::AckReport { seq, .. } => assert_eq!(seq, node.body.acked_report),
-                    Effect::Start { lease, .. } => assert!(self.world.state.lease(lease).unwrap().started),
-                    Effect::Trim { lease, .. } => assert!(self.world.state.lease(lease).unwrap().trimmed),
-                    Effect::Revoke { lease, reason, .. } => {
-                        let lease = self.world.state.lease(lease).unwrap();
-                        assert_eq!(lease.fenced, reason == RevokeReason::Fenced);
-                        assert!(lease.fenced || lease.revoke.is_some());
-                    }
+            let nothing = owed(state, node.body.id, &[]);
+            let behind = owed(state, node.body.id, &all);
+            let acked = (node.body.acked_report > 0)
+                .then_some(Effect::AckReport { node: node.body.id, seq: node.body.acked_report });
+            let mut unconfirmed: Vec<Effect> = acked.clone().into_iter().collect();
+            let mut undelivered: Vec<Effect> = acked.into_iter().collect();
+            for lease in leases {
+                let issued = &self.world.issued[&lease.id];
+                unconfirmed.extend(outstanding(lease, issued));
+                let grant = issued.iter().find(|effect| matches!(effect, Effect::Grant(_)));
+                if !lease.fenced {
+                    undelivered.extend(grant.filter(|_| !lease.begun).cloned());
+                    let after = outstanding(lease, issued).into_iter();
+                    undelivered.extend(after.filter(|effect| !matches!(effect, Effect::Start { .. })));
                 }
             }
+            assert_eq!(behind, unconfirmed);
+            assert_eq!(nothing, undelivered);
         }
     }
 
@@ -287,6 +284,29 @@ impl Run {
         let leases: Vec<_> = self.world.state.leases().collect();
         panic!("the queue does not empty: {stuck:?} {leases:#?}");
     }
+}
+
+/// Returns what was issued about a lease after its grant, and is not confirmed.
+fn outstanding(lease: &Lease, issued: &[Effect]) -> Vec<Effect> {
+    let start = issued.iter().find(|effect| matches!(effect, Effect::Start { .. }));
+    let trim = issued.iter().find(|effect| matches!(effect, Effect::Trim { .. }));
+    let mut revoked = RangeSet::new();
+    let mut why = None;
+    for effect in issued {
+        if let Effect::Revoke { reason, elements, .. } = effect {
+            let elements = if elements.is_empty() { &lease.live } else { elements };
+            revoked.extend(&elements.intersection(&lease.live));
+            why = Some(*reason).filter(|_| why != Some(RevokeReason::Fenced)).or(why);
+        }
+    }
+    let fenced = why == Some(RevokeReason::Fenced);
+    let mut effects: Vec<Effect> = start.filter(|_| !fenced).cloned().into_iter().collect();
+    if let Some(reason) = why {
+        let elements = if fenced || revoked == lease.live { RangeSet::new() } else { revoked };
+        effects.push(Effect::Revoke { node: lease.node, lease: lease.id, reason, elements });
+    }
+    effects.extend(trim.filter(|_| !fenced && lease.has_unstarted()).cloned());
+    effects
 }
 
 /// Returns what an event is called.

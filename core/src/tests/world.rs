@@ -29,6 +29,8 @@ pub(super) struct World {
     pub(super) trace: String,
     pub(super) seqs: BTreeMap<NodeId, u64>,
     pub(super) deep: bool,
+    /// Every effect about a lease that was ever issued.
+    pub(super) issued: BTreeMap<LeaseId, Vec<Effect>>,
     history: History,
     keys: u32,
 }
@@ -43,6 +45,7 @@ impl World {
             trace: String::new(),
             seqs: BTreeMap::new(),
             deep: true,
+            issued: BTreeMap::new(),
             history: History::default(),
             keys: 0,
         }
@@ -137,6 +140,9 @@ impl World {
             self.log.push(Record { seq, at: self.now, wall_ms: 0, event });
         }
         for effect in &step.effects {
+            if let Some(lease) = lease_of(effect) {
+                self.issued.entry(lease).or_default().push(effect.clone());
+            }
             writeln!(self.trace, "    → {}", brief_effect(effect)).unwrap();
         }
         step.effects
@@ -369,6 +375,14 @@ fn brief_effect(effect: &Effect) -> String {
         }
         Effect::Trim { node, lease } => format!("trim L{lease} on n{node}"),
         Effect::AckReport { node, seq } => format!("ack {seq} to n{node}"),
+    }
+}
+
+fn lease_of(effect: &Effect) -> Option<LeaseId> {
+    match effect {
+        Effect::Grant(grant) => Some(grant.lease),
+        Effect::Start { lease, .. } | Effect::Revoke { lease, .. } | Effect::Trim { lease, .. } => Some(*lease),
+        Effect::Reply { .. } | Effect::AckReport { .. } => None,
     }
 }
 

@@ -159,6 +159,8 @@ pub(crate) fn tasks(
 pub(crate) struct Volatile {
     /// Wall time when it was last heard, in ms.
     pub(crate) heard_wall_ms: Option<u64>,
+    /// The node's BOOTTIME in ms of its newest Hello.
+    pub(crate) hello_ms: u64,
     /// Utilisation in percent and memory used, by device.
     pub(crate) devices: BTreeMap<String, (Option<u32>, Option<u64>)>,
 }
