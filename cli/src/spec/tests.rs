@@ -502,6 +502,11 @@ fn a_name_with_control_characters_is_refused_and_shown_harmlessly() {
 }
 
 #[test]
+fn a_flag_with_a_line_break_is_shown_on_its_line() {
+    bad("", "", &["--name", "a\nb", "--array", "1000000000", "--", "true"], &expect![[r#""#]]);
+}
+
+#[test]
 fn a_huge_spec_is_refused_before_it_is_read() {
     bad(
         "a.yaml",
