@@ -30,7 +30,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7461")]
     listen: SocketAddr,
     /// This node's name; default the host's
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, visible_alias = "name", value_name = "NAME")]
     node_name: Option<String>,
     /// Where the agent makes control groups
     #[arg(long, value_name = "DIR")]
