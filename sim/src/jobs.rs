@@ -176,7 +176,8 @@ pub(crate) fn draft(rng: &mut Rng, size: Size, queues: &[&str]) -> JobDraft {
     }
     if let Some(array) = &draft.array {
         // A long array of long elements would outlive every run.
-        let count: u64 = array.ranges.iter().map(|range| u64::from((range.last - range.first) / range.step.max(1)) + 1).sum();
+        let count: u64 =
+            array.ranges.iter().map(|range| u64::from((range.last - range.first) / range.step.max(1)) + 1).sum();
         behaviour.ms = behaviour.ms.min(120_000 / count);
         draft.work = Some(WorkDraft::Argv(behaviour.argv()));
     }
