@@ -99,6 +99,8 @@ impl Cgroups {
         }
         for base in &bases {
             discover::enable_below(base);
+            // What a killed supervisor left is nobody's, and its slots will be used again.
+            leftover::empty(&base.folder);
         }
         Self::with(bases, notes)
     }

@@ -141,9 +141,7 @@ pub(crate) fn report(fact: &Fact) -> node::Fact {
             Wire::Succeeded(node::Succeeded { first_index: *first, last_index: *last, mean_us: *mean_us })
         }
         FactKind::Ended { index, rank, exit } => Wire::Ended(ended(*index, *rank, exit)),
-        FactKind::Returned { first, last } => {
-            Wire::Returned(node::Returned { first_index: *first, last_index: *last })
-        }
+        FactKind::Returned { first, last } => Wire::Returned(node::Returned { first_index: *first, last_index: *last }),
     };
     node::Fact { lease_id: fact.lease.0, fact: Some(wire) }
 }

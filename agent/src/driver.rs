@@ -156,7 +156,7 @@ impl Driver {
                 self.outbox = Some(outbox);
                 self.step(Input::Connected);
             }
-            UplinkEvent::Message(message) => self.on_message(message),
+            UplinkEvent::Message(message) => self.on_message(*message),
             UplinkEvent::Closed => self.disconnected(),
         }
     }

@@ -100,10 +100,12 @@ impl LeaseSocket {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let mut slices = [IoSliceMut::new(&mut buffer)];
         let received = recvmsg(&self.socket, &mut slices, &mut control, RecvFlags::DONTWAIT)?;
-        let pid = control.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmCredentials(credentials) => u32::try_from(credentials.pid.as_raw_pid()).ok(),
-            _ => None,
-        });
+        let mut pid = None;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmCredentials(credentials) = message {
+                pid = u32::try_from(credentials.pid.as_raw_pid()).ok();
+            }
+        }
         let Some(update) = Update::parse(buffer.get(..received.bytes).unwrap_or_default()) else { return Ok(()) };
         let mut senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
         let key = senders.find(update.task.as_deref(), pid);
@@ -171,10 +173,8 @@ impl Progress {
         if rustix::process::getuid().is_root() {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666))?;
         }
-        let socket = Arc::new(LeaseSocket {
-            socket: UnixDatagram::from_std(socket)?,
-            senders: Mutex::new(Senders::new(tasks)),
-        });
+        let socket =
+            Arc::new(LeaseSocket { socket: UnixDatagram::from_std(socket)?, senders: Mutex::new(Senders::new(tasks)) });
         let reader = tokio::spawn(read(Arc::clone(&socket), Arc::clone(&self.pending))).abort_handle();
         self.sockets.insert(lease, Socket { path: path.clone(), socket, reader });
         Ok(path)

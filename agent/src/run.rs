@@ -97,7 +97,8 @@ impl AgentError {
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentError> {
     let server = Server::parse(&config.server)?;
     let node_name = name(config.name)?;
-    let state = std::path::absolute(&config.state_dir).map_err(AgentError::system("cannot resolve the state folder"))?;
+    let state =
+        std::path::absolute(&config.state_dir).map_err(AgentError::system("cannot resolve the state folder"))?;
     let exe = match config.exe {
         Some(exe) => exe,
         None => std::env::current_exe().map_err(AgentError::system("cannot find this executable"))?,

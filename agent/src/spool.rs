@@ -14,7 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, BufReader, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,8 @@ use prost::Message as _;
 const RESERVE: u64 = 1 << 20;
 /// A file larger than this is followed by a new one at the next append.
 const ROTATE_BYTES: u64 = 4 << 20;
+/// Read from a file at a time.
+const READ_BYTES: usize = 64 << 10;
 /// No fact is larger; a greater length in a file is damage.
 const FACT_MAX: usize = 1 << 20;
 
@@ -44,6 +46,7 @@ pub fn read(state: &Path, after_seq: u64) -> io::Result<Vec<Fact>> {
             if fact.seq > after_seq {
                 facts.push(fact);
             }
+            true
         })?;
     }
     Ok(facts)
@@ -66,7 +69,7 @@ impl Spool {
         fs::create_dir_all(&folder)?;
         let (first, path) = files(&folder)?.pop_last().unwrap_or_else(|| (1, folder.join(name(1))));
         let mut next = first;
-        let bytes = if path.exists() { read_file(&path, |fact| next = next.max(fact.seq + 1))? } else { 0 };
+        let bytes = if path.exists() { whole_bytes(&path, &mut next)? } else { 0 };
         let file = open_file(&path)?;
         file.set_len(bytes)?;
         reserve(&file);
@@ -134,9 +137,10 @@ impl Spool {
         let start = files.range(..=from).next_back().map_or(0, |(first, _)| *first);
         for path in files.range(start..).map(|(_, path)| path) {
             read_file(path, |fact| {
-                if fact.seq >= from && facts.len() < count {
+                if fact.seq >= from {
                     facts.push(fact);
                 }
+                facts.len() < count
             })?;
             if facts.len() >= count {
                 break;
@@ -188,28 +192,49 @@ fn files(folder: &Path) -> io::Result<BTreeMap<u64, PathBuf>> {
     Ok(found)
 }
 
-/// Hands each whole record to `take` and returns how many bytes of the file are whole records.
-fn read_file(path: &Path, mut take: impl FnMut(Fact)) -> io::Result<u64> {
-    let mut bytes = Vec::new();
-    File::open(path)?.read_to_end(&mut bytes)?;
+/// Hands each whole record to `take`, until it wants no more, and returns how many bytes of the file were whole
+/// records up to there. Damage ends the reading like the end of the file. It never holds more than one record.
+fn read_file(path: &Path, mut take: impl FnMut(Fact) -> bool) -> io::Result<u64> {
+    let mut file = BufReader::with_capacity(READ_BYTES, File::open(path)?);
     let mut at = 0;
-    while let Some((fact, used)) = record(&bytes[at..]) {
-        take(fact);
-        at += used;
+    let mut body = Vec::new();
+    loop {
+        let mut head = [0; 8];
+        if !fill(&mut file, &mut head)? {
+            return Ok(at);
+        }
+        let [l0, l1, l2, l3, crc @ ..] = head;
+        let length = usize::try_from(u32::from_le_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
+        if length == 0 || length > FACT_MAX {
+            return Ok(at);
+        }
+        body.resize(length, 0);
+        if !fill(&mut file, &mut body)? || crc32fast::hash(&body) != u32::from_le_bytes(crc) {
+            return Ok(at);
+        }
+        let Ok(fact) = Fact::decode(body.as_slice()) else { return Ok(at) };
+        at += 8 + length as u64;
+        if !take(fact) {
+            return Ok(at);
+        }
     }
-    Ok(at as u64)
 }
 
-/// Parses the record at the start of `bytes`; `None` when it is torn, damaged or absent.
-fn record(bytes: &[u8]) -> Option<(Fact, usize)> {
-    let (length, rest) = bytes.split_first_chunk::<4>()?;
-    let (crc, rest) = rest.split_first_chunk::<4>()?;
-    let length = usize::try_from(u32::from_le_bytes(*length)).ok().filter(|length| *length <= FACT_MAX)?;
-    let body = rest.get(..length)?;
-    if length == 0 || crc32fast::hash(body) != u32::from_le_bytes(*crc) {
-        return None;
+/// How many bytes of the file are whole records; moves `next` past the last of them.
+fn whole_bytes(path: &Path, next: &mut u64) -> io::Result<u64> {
+    read_file(path, |fact| {
+        *next = (*next).max(fact.seq + 1);
+        true
+    })
+}
+
+/// Fills the buffer; false when the file ends before.
+fn fill(file: &mut impl io::Read, buffer: &mut [u8]) -> io::Result<bool> {
+    match file.read_exact(buffer) {
+        Ok(()) => Ok(true),
+        Err(fault) if fault.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(fault) => Err(fault),
     }
-    Some((Fact::decode(body).ok()?, 8 + length))
 }
 
 #[cfg(test)]

@@ -42,6 +42,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -51,6 +52,9 @@ pub use launch::{Launch, LaunchError, spawn_supervisor};
 
 use paths::Paths;
 
+/// How long a lock that nobody listens behind is waited for.
+const HOLD_PATIENCE: Duration = Duration::from_secs(2);
+const HOLD_RETRY: Duration = Duration::from_millis(5);
 /// Lines a supervisor may say in its life, so that a fault that repeats cannot fill the disk.
 const LINES_MAX: u32 = 10_000;
 
@@ -74,6 +78,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
     match start(&parsed, paths) {
         Ok(supervisor) => {
+            spawn::memory::give_back();
             launch::report_ready();
             supervisor.run()
         }
@@ -93,8 +98,23 @@ fn start(args: &args::Args, paths: Paths) -> io::Result<server::Supervisor> {
     server::Supervisor::new(args, paths, lock)
 }
 
-/// Makes STATE/agent and takes its lock; `None` when a supervisor has it.
+/// Takes the lock of a state folder. A supervisor that listens keeps it: `None` at once. One that is on its way out
+/// is waited for, and so are its last children, which hold a copy until their exec.
 fn hold(paths: &Paths) -> io::Result<Option<File>> {
+    let started = Instant::now();
+    loop {
+        if let Some(lock) = try_hold(paths)? {
+            return Ok(Some(lock));
+        }
+        if wire::dial(paths, false).is_ok() || started.elapsed() > HOLD_PATIENCE {
+            return Ok(None);
+        }
+        std::thread::sleep(HOLD_RETRY);
+    }
+}
+
+/// Makes STATE/agent and takes its lock; `None` when somebody has it.
+fn try_hold(paths: &Paths) -> io::Result<Option<File>> {
     fs::DirBuilder::new().recursive(true).mode(0o711).create(&paths.agent)?;
     // Tasks that run as other users must get to their attempt folders, and need not list anything on the way.
     fs::set_permissions(&paths.agent, fs::Permissions::from_mode(0o711))?;

@@ -4,6 +4,7 @@
 //! `… agent-nvml` it becomes that. Tests run one after the other, each with a state folder of its own, and each ends by
 //! proving that nothing of it is left running.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::wildcard_enum_match_arm, reason = "a test picks what it waits for")]
 
 #[path = "agent/deaths.rs"]
 mod deaths;

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use gangsaw_proto::jobs::v1::{GetJobRequest, Job, State, Task, WatchRequest, WatchResponse};
 
 use crate::client::{Client, Patience};
-use crate::fail::Failure;
+use crate::fail::{Failure, bad_input};
 use crate::selector::Selection;
-use crate::words::is_terminal;
+use crate::words::{self, is_terminal};
 
 /// The time limit ended it.
 const TIME_LIMIT: u8 = 124;
@@ -19,8 +19,50 @@ pub(crate) const NO_CODE: u8 = 125;
 /// Somebody cancelled it.
 pub(crate) const CANCELLED: u8 = 130;
 
+/// How a selection ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ending {
+    pub(crate) code: u8,
+    /// Why, when the code alone does not say it.
+    pub(crate) note: Option<String>,
+}
+
+/// The ending of the selected tasks of `job`, all of which have ended.
+fn ending(job: &Job, tasks: &[Task]) -> Ending {
+    let never = job.reasons.iter().find(|reason| reason.reason == "dependency-failed");
+    if let Some(never) = never
+        && tasks.iter().all(|task| task.attempt == 0)
+    {
+        return Ending { code: NO_CODE, note: Some(format!("job {} never started: {}", job.job_id, never.message)) };
+    }
+    let code = code(tasks);
+    let speaks = tasks.iter().filter(|task| task_code(task) == code && code != 0);
+    let note = speaks.min_by_key(|task| (task.index, task.rank)).and_then(|task| note(job.job_id, task));
+    Ending { code, note }
+}
+
+/// Why a task ended, unless it ended by itself with a code or somebody cancelled it.
+fn note(job_id: u64, task: &Task) -> Option<String> {
+    let told = match task.state() {
+        State::Failed if task.exit_code.is_some() => return None,
+        State::Failed if !task.detail.is_empty() => task.detail.clone(),
+        State::Failed => format!("ended by signal {}", task.signal?),
+        State::Timeout | State::OutOfMemory | State::NodeFail => task.detail.clone(),
+        State::Unspecified
+        | State::Pending
+        | State::Held
+        | State::Starting
+        | State::Running
+        | State::Completing
+        | State::Completed
+        | State::Cancelled => return None,
+    };
+    let place = format!("job {job_id}[{}].{}", task.index, task.rank);
+    Some(format!("{place} is {}: {}", words::state(task.state()), crate::spec::read::harmless(&told)))
+}
+
 /// The exit code of the selected tasks, all of which have ended.
-pub(crate) fn code(tasks: &[Task]) -> u8 {
+fn code(tasks: &[Task]) -> u8 {
     let mut elements: BTreeMap<u32, Vec<&Task>> = BTreeMap::new();
     for task in tasks {
         elements.entry(task.index).or_default().push(task);
@@ -41,9 +83,6 @@ fn task_code(task: &Task) -> u8 {
         State::Completed => 0,
         State::Timeout => TIME_LIMIT,
         State::OutOfMemory | State::NodeFail => NO_CODE,
-        State::Cancelled if task.attempt == 0 && !task.detail.is_empty() && task.detail.contains("dependency") => {
-            NO_CODE
-        }
         State::Cancelled => CANCELLED,
         State::Failed => own_code(task),
         State::Unspecified | State::Pending | State::Held | State::Starting | State::Running | State::Completing => {
@@ -61,12 +100,12 @@ fn own_code(task: &Task) -> u8 {
     }
 }
 
-/// Watches a job until the selection has ended, through restarts of the scheduler, and returns its exit code.
+/// Watches a job until the selection has ended, through restarts of the scheduler.
 pub(crate) async fn wait(
     client: &mut Client,
     select: &Selection,
     mut seen: impl FnMut(&WatchResponse),
-) -> Result<u8, Failure> {
+) -> Result<Ending, Failure> {
     let mut patience = Patience::new();
     let mut after_seq = 0;
     loop {
@@ -85,9 +124,9 @@ pub(crate) async fn wait(
                     after_seq = change.seq.max(after_seq);
                     seen(&change);
                     if let Some(job) = &change.job
-                        && let Some(code) = ended(client, select, job).await?
+                        && let Some(ending) = ended(client, select, job).await?
                     {
-                        return Ok(code);
+                        return Ok(ending);
                     }
                 }
                 Ok(None) => {
@@ -104,18 +143,22 @@ pub(crate) async fn wait(
     }
 }
 
-/// The selection's exit code, once all of it has ended.
-async fn ended(client: &mut Client, select: &Selection, job: &Job) -> Result<Option<u8>, Failure> {
+/// The selection's ending, once all of it has ended.
+async fn ended(client: &mut Client, select: &Selection, job: &Job) -> Result<Option<Ending>, Failure> {
     let whole = select.elements.is_empty() && select.rank.is_none();
     if whole && !is_terminal(job.state()) {
         return Ok(None);
     }
     if whole && job.state() == State::Completed {
-        return Ok(Some(0));
+        return Ok(Some(Ending::default()));
     }
     let tasks = tasks(client, select, usize::MAX).await?;
-    let all = !tasks.is_empty() && tasks.iter().all(|task| is_terminal(task.state()));
-    Ok(all.then(|| code(&tasks)))
+    if tasks.is_empty() {
+        let sentence = format!("job {} has no such part", select.job_id);
+        return Err(bad_input("unknown-element", sentence, format!("see `gangsaw show {}`", select.job_id)));
+    }
+    let all = tasks.iter().all(|task| is_terminal(task.state()));
+    Ok(all.then(|| ending(job, &tasks)))
 }
 
 /// The selected tasks, page after page, at most `limit`.

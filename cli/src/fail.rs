@@ -83,10 +83,10 @@ impl Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Failure {
-        match error.kind() {
-            std::io::ErrorKind::BrokenPipe => Failure::NoReader,
-            _ => failure("io", error.to_string(), "", SOFTWARE),
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Failure::NoReader;
         }
+        failure("io", error.to_string(), "", SOFTWARE)
     }
 }
 
@@ -137,13 +137,8 @@ fn is_unreachable(status: &tonic::Status) -> bool {
     if detail::<ErrorInfo>(status, "google.rpc.ErrorInfo").is_some() {
         return false;
     }
-    match status.code() {
-        tonic::Code::Unavailable => true,
-        tonic::Code::Unknown | tonic::Code::Internal | tonic::Code::Cancelled => {
-            std::error::Error::source(status).is_some()
-        }
-        _ => false,
-    }
+    let broken = [tonic::Code::Unknown, tonic::Code::Internal, tonic::Code::Cancelled].contains(&status.code());
+    status.code() == tonic::Code::Unavailable || broken && std::error::Error::source(status).is_some()
 }
 
 /// Turns a refusal into a failure.

@@ -81,17 +81,14 @@ fn dispatch(cli: &Cli) -> Result<u8, Failure> {
 
 /// Daemons get a thread a core and a log; everything else runs on this thread.
 fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
-    let mut builder = match verb {
-        Verb::Scheduler(_) | Verb::Agent(_) => {
-            let wanted = std::env::var("GANGSAW_LOG").unwrap_or_else(|_| "info".into());
-            let filter = tracing_subscriber::EnvFilter::new(wanted);
-            let coloured = output::colour_on_stderr();
-            tracing_subscriber::fmt().with_env_filter(filter).with_ansi(coloured).with_writer(std::io::stderr).init();
-            tokio::runtime::Builder::new_multi_thread()
-        }
-        _ => tokio::runtime::Builder::new_current_thread(),
-    };
-    builder.enable_all().build()
+    if !matches!(verb, Verb::Scheduler(_) | Verb::Agent(_)) {
+        return tokio::runtime::Builder::new_current_thread().enable_all().build();
+    }
+    let wanted = std::env::var("GANGSAW_LOG").unwrap_or_else(|_| "info".into());
+    let filter = tracing_subscriber::EnvFilter::new(wanted);
+    let coloured = output::colour_on_stderr();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(coloured).with_writer(std::io::stderr).init();
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 /// Runs any verb but `train`.

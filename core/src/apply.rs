@@ -12,7 +12,7 @@ mod leases;
 mod nodes;
 mod snapshot;
 
-pub(crate) use leases::INFRA_STARTS_WITHIN;
+pub(crate) use leases::{CHUNK_LATE_AFTER, INFRA_STARTS_WITHIN};
 pub use snapshot::snapshot_events;
 
 use crate::event::Event;
@@ -53,7 +53,7 @@ pub fn apply(state: &mut State, at: Time, event: &Event) {
         Event::GangStopping { job, index, outcome, exit } => state.gang_stopping(*job, *index, *outcome, exit),
         Event::AttemptEnded { .. } => state.attempt_ended(at, event),
         Event::ElementsReturned { lease, first, last, .. } => state.elements_returned(at, *lease, *first, *last),
-        Event::LeaseTrimmed { lease, .. } => state.lease_trimmed(*lease),
+        Event::LeaseTrimmed { lease, .. } => state.lease_trimmed(at, *lease),
         Event::LeaseFenced { lease, .. } => state.lease_fenced(*lease),
         Event::FenceConfirmed { lease, first, last, rank, .. } => {
             state.fence_confirmed(*lease, *first, *last, *rank);

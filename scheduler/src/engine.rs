@@ -16,6 +16,7 @@ mod desk;
 mod phases;
 mod refused;
 mod session;
+mod take;
 mod turn;
 mod watch;
 

@@ -11,6 +11,7 @@
 //! Elsewhere: `read` answers ReadLogs, `copies` keeps finished output, the agent's side is in its own crate.
 
 pub(crate) mod copies;
+mod plan;
 mod read;
 
 use std::collections::BTreeMap;
@@ -100,6 +101,28 @@ struct Attached {
 struct Switchboard {
     nodes: BTreeMap<String, Attached>,
     asked: BTreeMap<u64, Asked>,
+    /// Readers of each job.
+    readers: BTreeMap<u64, usize>,
+    /// Copies whose nodes were not told yet: node, job, elements.
+    copied: Vec<(String, u64, (u32, u32))>,
+}
+
+/// A reader of a job. While there is one, nodes keep what was copied: it may be in the middle of it.
+pub(crate) struct Reading {
+    board: Arc<Mutex<Switchboard>>,
+    job: u64,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let mut board = locked(&self.board);
+        if let Some(readers) = board.readers.get_mut(&self.job) {
+            *readers -= 1;
+            if *readers == 0 {
+                board.readers.remove(&self.job);
+            }
+        }
+    }
 }
 
 /// A cheap, cloneable handle.
@@ -225,10 +248,37 @@ impl Logs {
         }
     }
 
-    /// Tells a node that the output of elements is copied.
-    fn copied(&self, node: &str, job_id: u64, (first_index, last_index): (u32, u32)) {
-        let copied = ServeLogsResponse { job_id, first_index, last_index, copied: true, ..Default::default() };
-        send(&locked(&self.board), node, copied);
+    /// Notes a reader of a job, before it looks for anything.
+    pub(crate) fn reading(&self, job: u64) -> Reading {
+        *locked(&self.board).readers.entry(job).or_default() += 1;
+        Reading { board: Arc::clone(&self.board), job }
+    }
+
+    /// Notes that the output of elements is copied; `tell_copied` tells the node.
+    fn copied(&self, node: &str, job: u64, elements: (u32, u32)) {
+        locked(&self.board).copied.push((node.to_owned(), job, elements));
+    }
+
+    /// Tells nodes what is copied and read by nobody now.
+    fn tell_copied(&self) {
+        let mut board = locked(&self.board);
+        let waiting = std::mem::take(&mut board.copied);
+        let (later, now): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|(_, job, _)| board.readers.contains_key(job));
+        board.copied = later;
+        for (node, job_id, (first_index, last_index)) in now {
+            // A node that is gone is asked, and told, again after its return.
+            send(
+                &board,
+                &node,
+                ServeLogsResponse { job_id, first_index, last_index, copied: true, ..Default::default() },
+            );
+        }
+    }
+
+    /// Returns the nodes whose streams are open.
+    fn attached(&self) -> std::collections::BTreeSet<String> {
+        locked(&self.board).nodes.keys().cloned().collect()
     }
 }
 

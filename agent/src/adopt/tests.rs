@@ -58,7 +58,7 @@ fn gang_is_open_by_rank_and_begun_once_it_was_started() {
         grant.ranks = [2, 3].map(|rank| RankGrant { rank, gpu_uuids: Vec::new() }).to_vec();
     }
     let prepared = HeldLease { lease_id: 1, next_index: 4, last_index: 4, prepared: true, ..HeldLease::default() };
-    let spool = listed(&journal, &[prepared.clone()], Vec::new(), |_| false, Time(0));
+    let spool = listed(&journal, std::slice::from_ref(&prepared), Vec::new(), |_| false, Time(0));
     assert_eq!(open(&spool, 1), Some((vec![2, 3], 4)));
     let task = HeldTask { index: 4, rank: 3, ..HeldTask::default() };
     let running = HeldLease { prepared: false, next_index: 5, tasks: vec![task], ..prepared };

@@ -2,8 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::slot::kill_each;
+
+/// How long [`empty`] tries.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The slot folders below one of our folders.
 pub(crate) fn slots(folder: &Path) -> Vec<PathBuf> {
@@ -27,6 +31,15 @@ pub(crate) fn kill(folder: &Path) -> usize {
         kill_each(&slot);
     }
     found
+}
+
+/// Kills until the slots of `folder` are empty, at most for some seconds; a slot that is not is refused when it is
+/// opened.
+pub(crate) fn empty(folder: &Path) {
+    let started = Instant::now();
+    while kill(folder) > 0 && started.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Removes the slots of `folder` and the folder.

@@ -44,6 +44,7 @@ impl Driver {
                     boot_id: self.parts.offer.host.boot_id.clone(),
                     inventory: Some(self.parts.offer.send()),
                     leases: leases.iter().map(convert::held).collect(),
+                    said_ms: now().0,
                 };
                 self.send(Message::Hello(hello));
             }

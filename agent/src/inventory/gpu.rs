@@ -111,7 +111,8 @@ fn withheld(device: &DeviceReading, held: bool, ours: &impl Fn(u32) -> bool) -> 
         return Some(format!("unknown: {why}"));
     }
     let compute = device.compute.as_deref().unwrap_or_default();
-    let foreign = compute.iter().find(|process| !ours(process.pid) && !(held && !visible(process.pid)));
+    // On a device of ours a pid that nobody can look at is taken for ours, from outside of this container.
+    let foreign = compute.iter().find(|process| !ours(process.pid) && (!held || visible(process.pid)));
     if let Some(process) = foreign {
         return Some(format!("foreign-process pid {}", process.pid));
     }

@@ -86,7 +86,8 @@ async fn serve_once(state: &Path, node_name: &str, line: Line) -> Result<(), Sta
         request.metadata_mut().insert("authorization", value);
     }
     let mut questions = NodeServiceClient::new(line.channel).serve_logs(request).await?.into_inner();
-    let mut answering = Answering { state: state.to_owned(), pieces, running: BTreeMap::new(), threads: JoinSet::new() };
+    let mut answering =
+        Answering { state: state.to_owned(), pieces, running: BTreeMap::new(), threads: JoinSet::new() };
     while let Some(question) = questions.message().await? {
         answering.take(question);
     }

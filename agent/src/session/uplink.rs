@@ -45,7 +45,7 @@ pub(crate) enum UplinkEvent {
     /// A connection is there. Say Hello on this channel now.
     Connected(mpsc::Sender<AttachRequest>),
     /// The scheduler said something.
-    Message(AttachResponse),
+    Message(Box<AttachResponse>),
     /// The stream is gone.
     Closed,
 }
@@ -119,7 +119,7 @@ impl Uplink {
                     None => return self.closed("no welcome in time"),
                 },
                 State::Open(stream) => match before(welcome_by, stream.message()).await {
-                    Some(Ok(Some(message))) => return UplinkEvent::Message(message),
+                    Some(Ok(Some(message))) => return UplinkEvent::Message(Box::new(message)),
                     Some(Ok(None)) => return self.closed("the scheduler closed the stream"),
                     Some(Err(status)) => return self.closed(&said(&status)),
                     None => return self.closed("no welcome in time"),
@@ -196,12 +196,10 @@ fn innermost(error: &dyn std::error::Error) -> String {
 }
 
 fn said(status: &Status) -> String {
-    match status.code() {
-        Code::Unauthenticated => {
-            format!("the scheduler does not know our token ({}): set GANGSAW_TOKEN", status.message())
-        }
-        code => format!("{code:?}: {}", status.message()),
+    if status.code() == Code::Unauthenticated {
+        return format!("the scheduler does not know our token ({}): set GANGSAW_TOKEN", status.message());
     }
+    format!("{:?}: {}", status.code(), status.message())
 }
 
 fn authorization(given: Option<&str>, server: &Server) -> Option<MetadataValue<tonic::metadata::Ascii>> {

@@ -14,6 +14,9 @@ use super::server::{Supervisor, Timer};
 use super::template::{StartFault, Template};
 use super::wire::PROTOCOL;
 
+/// Leases held at the same time: far more than a node has room for. A further one comes back.
+const LEASES_MAX: usize = 10_000;
+
 impl Supervisor {
     pub(super) fn command(&mut self, command: Command) {
         use command::Command;
@@ -96,7 +99,7 @@ impl Supervisor {
             return;
         }
         let (first_index, last_index) = (run.first_index, run.last_index);
-        if self.quitting {
+        if self.quitting || self.leases.len() >= LEASES_MAX {
             self.reporter.tell(lease_id, fact::Fact::Returned(Returned { first_index, last_index }));
             self.reporter.lease_ended(lease_id);
             return;

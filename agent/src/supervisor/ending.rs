@@ -309,10 +309,9 @@ impl Supervisor {
         } else {
             task.ending = Some(Ending { cause, reason, kill_at, killed: false });
             if grace_ms > 0 {
-                let (deadline, cause, reason) = (wall_ms() + grace_ms, cause.as_str_name(), reason.as_str_name());
-                let notice = format!(
-                    "{{\"cause\":\"{cause}\",\"reason\":\"{reason}\",\"deadline_unix_ms\":{deadline},\"grace_ms\":{grace_ms}}}\n"
-                );
+                let (deadline, why) = (wall_ms() + grace_ms, why(cause, reason));
+                let notice =
+                    format!("{{\"reason\":\"{why}\",\"deadline_unix_ms\":{deadline},\"grace_ms\":{grace_ms}}}\n");
                 // A full disk must not keep a task from being stopped.
                 let _ = fs::write(task.folders.notice(), notice);
                 terminate(task.pid);
@@ -354,6 +353,20 @@ impl Supervisor {
         if self.leases.get(&lease_id).is_some_and(|lease| lease.deadline > 0 && lease.deadline <= now) {
             self.end_lease(lease_id, &[], Cause::Disconnected, Reason::Unspecified, None);
         }
+    }
+}
+
+/// What a notice says to the task.
+fn why(cause: Cause, reason: Reason) -> &'static str {
+    match (cause, reason) {
+        (Cause::TimeLimit, _) => "time-limit",
+        (Cause::Disconnected, _) => "disconnected",
+        (_, Reason::Cancelled) => "cancelled",
+        (_, Reason::Preempted) => "preempted",
+        (_, Reason::Fenced) => "fenced",
+        (_, Reason::Gang) => "gang",
+        (_, Reason::Shutdown) => "shutdown",
+        (Cause::Stopped | Cause::Exit | Cause::Oom | Cause::Unspecified, Reason::Unspecified) => "stopped",
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 
-use gangsaw_proto::supervisor::v1::{Command, Fact, Facts, Notice, fact, notice};
+use gangsaw_proto::supervisor::v1::{Command, Fact, Facts, Notice, command, fact, notice};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -45,13 +45,15 @@ pub(super) struct Reporter {
     /// Facts of this turn.
     batch: Vec<Fact>,
     agent: Option<Agent>,
+    /// A connection that has not said Hello yet.
+    newcomer: Option<Agent>,
     /// Leases that ended, until the agent acknowledged their last fact: a repeated Run is recognised by it.
     pub(super) ended: BTreeMap<u64, u64>,
 }
 
 impl Reporter {
     pub(super) fn new(spool: Spool) -> Self {
-        Self { spool, batch: Vec::new(), agent: None, ended: BTreeMap::new() }
+        Self { spool, batch: Vec::new(), agent: None, newcomer: None, ended: BTreeMap::new() }
     }
 
     /// Adds a fact to this turn's.
@@ -101,8 +103,7 @@ impl Reporter {
     /// Ends the connection, also where a child on its way to exec holds a copy of it.
     fn hang_up(&mut self, epoll: &OwnedFd) {
         if let Some(agent) = self.agent.take() {
-            let _ = epoll::delete(epoll, &agent.fd);
-            let _ = rustix::net::shutdown(&agent.fd, rustix::net::Shutdown::Both);
+            agent.hang_up(epoll);
         }
     }
 
@@ -152,6 +153,11 @@ impl Reporter {
 }
 
 impl Agent {
+    fn hang_up(self, epoll: &OwnedFd) {
+        let _ = epoll::delete(epoll, &self.fd);
+        let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
+    }
+
     fn queue(&mut self, facts: Vec<Fact>) {
         let mut facts = facts.into_iter().peekable();
         while facts.peek().is_some() {
@@ -199,14 +205,16 @@ impl Agent {
 }
 
 impl Supervisor {
-    /// A newer connection replaces the older one: an agent that was killed may not have been noticed yet.
+    /// A newer connection waits until it has said something; one that waited already gives way.
     pub(super) fn accept(&mut self) {
         loop {
             match rustix::net::accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok(fd) => {
-                    self.reporter.hang_up(&self.epoll);
-                    if self.watch(&fd, Source::Agent).is_ok() {
-                        self.reporter.agent = Some(Agent {
+                    if let Some(older) = self.reporter.newcomer.take() {
+                        older.hang_up(&self.epoll);
+                    }
+                    if self.watch(&fd, Source::Newcomer).is_ok() {
+                        self.reporter.newcomer = Some(Agent {
                             fd,
                             assembler: Assembler::default(),
                             outbound: VecDeque::new(),
@@ -218,6 +226,34 @@ impl Supervisor {
                 Err(Errno::INTR) => {}
                 Err(_) => return,
             }
+        }
+    }
+
+    /// The newcomer says Hello: it replaces the agent there was, whose death may not have been noticed yet.
+    pub(super) fn on_newcomer(&mut self) {
+        let Some(mut newcomer) = self.reporter.newcomer.take() else { return };
+        let mut commands = Vec::new();
+        let gone = newcomer.receive(&mut commands);
+        let hello = matches!(commands.first(), Some(Command { command: Some(command::Command::Hello(_)) }));
+        if !hello {
+            if matches!(gone, Ok(false)) && commands.is_empty() {
+                self.reporter.newcomer = Some(newcomer);
+            } else {
+                newcomer.hang_up(&self.epoll);
+            }
+            return;
+        }
+        let token = EventData::new_u64(Source::Agent.token());
+        if epoll::modify(&self.epoll, &newcomer.fd, token, EventFlags::IN).is_err() {
+            return newcomer.hang_up(&self.epoll);
+        }
+        self.reporter.hang_up(&self.epoll);
+        self.reporter.agent = Some(newcomer);
+        for command in commands {
+            self.command(command);
+        }
+        if !matches!(gone, Ok(false)) {
+            self.reporter.hang_up(&self.epoll);
         }
     }
 

@@ -50,6 +50,7 @@ pub(super) enum Source {
     Stdout(usize),
     Stderr(usize),
     Status(usize),
+    Newcomer,
 }
 
 impl Source {
@@ -62,6 +63,7 @@ impl Source {
             Self::Stdout(slot) => (4, slot),
             Self::Stderr(slot) => (5, slot),
             Self::Status(slot) => (6, slot),
+            Self::Newcomer => (7, 0),
         };
         (kind << 32) | slot as u64
     }
@@ -76,6 +78,7 @@ impl Source {
             Self::Stdout(slot),
             Self::Stderr(slot),
             Self::Status(slot),
+            Self::Newcomer,
         ];
         sources.get(usize::try_from(token >> 32).ok()?).copied()
     }
@@ -227,6 +230,7 @@ impl Supervisor {
         match source {
             Source::Listener => self.accept(),
             Source::Agent => self.on_agent(),
+            Source::Newcomer => self.on_newcomer(),
             Source::Stdout(slot) => self.pump(slot, super::logs::Stream::Stdout),
             Source::Stderr(slot) => self.pump(slot, super::logs::Stream::Stderr),
             Source::Status(slot) => self.on_status(slot),

@@ -12,6 +12,7 @@
 #![expect(unsafe_code, reason = "fork, exec, wait4 and signalfd have no safe form; each block proves itself")]
 
 mod child;
+pub(crate) mod memory;
 pub(crate) mod signals;
 
 use std::ffi::{CStr, CString, c_char};

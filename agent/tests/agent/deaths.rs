@@ -3,7 +3,7 @@
 use gangsaw_proto::node::v1::{ended, held_lease};
 
 use crate::Test;
-use crate::node::{Node, grant, signal, wait_for};
+use crate::node::{Node, grant, runs, signal, wait_for};
 
 pub(crate) const TESTS: &[Test] = &[
     ("killed_agent_finds_its_task_again_and_the_exit_code_is_right", killed_agent_finds_its_task_again),
@@ -12,6 +12,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("chunk_goes_on_without_an_agent_and_nothing_is_told_twice_or_lost", chunk_goes_on_without_an_agent),
     ("killed_supervisor_ends_attempts_as_infra_and_leaves_no_process", killed_supervisor_ends_attempts),
     ("agent_and_supervisor_killed_together_leave_no_process", both_killed_leave_no_process),
+    ("node_without_a_supervisor_says_so_and_fails_its_leases_as_infra", node_without_a_supervisor_says_so),
     ("progress_goes_on_after_a_restart_of_the_agent", progress_goes_on_after_a_restart),
 ];
 
@@ -38,7 +39,7 @@ fn task_that_ended_alone_is_reported() {
     let pid = node.started(1).pid;
     node.kill_agent();
     std::fs::write(go, "").unwrap();
-    wait_for("the task's end", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
+    wait_for("the task's end", || !runs(pid));
     let hello = node.start_agent(&[]);
     assert_eq!(hello.leases.first().map(|lease| lease.phase()), Some(held_lease::Phase::Ended));
     assert_eq!(node.ended(1).exit_code, Some(8));
@@ -50,7 +51,7 @@ fn unacknowledged_report_is_made_again() {
     node.grant(1, "exit 9");
     // Reports leave one at a time, so the end itself may still wait in the agent.
     let pid = node.started(1).pid;
-    wait_for("the task's end", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
+    wait_for("the task's end", || !runs(pid));
     node.kill_agent();
     node.scheduler.acks(true);
     assert_eq!(node.start_agent(&[]).leases.len(), 1);
@@ -92,7 +93,7 @@ fn killed_supervisor_ends_attempts() {
     signal(node.supervisor().unwrap(), "-KILL");
     let ended = node.ended(1);
     assert_eq!((ended.cause(), ended.exit_code), (ended::Cause::Infra, None));
-    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
+    assert!(!runs(pid));
     assert_eq!(node.running("sleep"), Vec::<u32>::new(), "nothing of it is left when the end is told");
     node.grant(2, "exit 3");
     assert_eq!(node.ended(2).exit_code, Some(3));
@@ -141,4 +142,13 @@ fn progress_goes_on_after_a_restart() {
         }
         _ => None,
     });
+}
+
+fn node_without_a_supervisor_says_so() {
+    let (node, hello) = Node::start(&["--no-exe"]);
+    let notes = hello.inventory.unwrap().notes;
+    assert!(notes.iter().any(|note| note.starts_with("supervisor: ")), "{notes:?}");
+    node.grant(1, "true");
+    let failed = node.start_failed(1);
+    assert!(!failed.users_fault, "{failed:?}");
 }

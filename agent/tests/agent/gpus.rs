@@ -255,7 +255,11 @@ fn broken_driver_is_a_note() {
     fake.set("/faults", json!({ "nvmlInit_v2": { "error": 9 } }));
     let inventory = fake.start();
     assert_eq!(inventory.devices, []);
-    assert!(inventory.notes.iter().any(|note| note == "gpu: nvml: NVIDIA driver is not loaded"), "{:?}", inventory.notes);
+    assert!(
+        inventory.notes.iter().any(|note| note == "gpu: nvml: NVIDIA driver is not loaded"),
+        "{:?}",
+        inventory.notes
+    );
     fake.set("/faults", json!({}));
     fake.withheld(["", ""]);
 }

@@ -1,7 +1,9 @@
 //! What becomes of leases while nothing breaks.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use gangsaw_proto::node::v1::{
-    ArrayBounds, Argv, GangPlace, Grant, RankGrant, Revoke, Start, TaskSpec, Trim, attach_request, attach_response,
+    Argv, ArrayBounds, GangPlace, Grant, RankGrant, Revoke, Start, TaskSpec, Trim, attach_request, attach_response,
     ended, fact, revoke, task_spec,
 };
 
@@ -20,6 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("progress_reaches_the_scheduler_and_the_last_word_comes_before_the_end", progress_reaches_the_scheduler),
     ("environment_is_the_jobs_over_the_nodes", environment_is_the_jobs_over_the_nodes),
     ("second_attempt_resumes_from_the_checkpoint_of_the_first", second_attempt_resumes),
+    ("agent_of_root_runs_a_task_as_the_submitting_user", agent_of_root_runs_a_task_as_the_user),
     ("hundred_grants_start_without_delay", hundred_grants_start_without_delay),
 ];
 
@@ -65,10 +68,13 @@ fn same_grant_twice_starts_one_process() {
 fn revoked_task_gets_term_and_its_end_is_reported() {
     let (node, _) = Node::start(&[]);
     let file = node.path("term");
-    node.grant(1, &format!("trap 'echo term > {}; exit 9' TERM; echo up; while :; do sleep 0.05; done", file.display()));
+    node.grant(
+        1,
+        &format!("trap 'echo term > {}; exit 9' TERM; echo up; while :; do sleep 0.05; done", file.display()),
+    );
     node.started(1);
     // The trap is set when the shell has begun to loop.
-    wait_for("the loop", || !node.running("sleep 0.05").is_empty() || !node.running("0.05").is_empty());
+    wait_for("the loop", || !node.running("0.05").is_empty());
     node.scheduler.say(attach_response::Message::Revoke(Revoke {
         lease_id: 1,
         reason: revoke::Reason::Cancelled.into(),
@@ -129,7 +135,8 @@ fn chunk_reports_its_successes() {
 
 fn gang_is_prepared_then_started() {
     let (node, _) = Node::start(&[]);
-    let line = "test $WORLD_SIZE = 4 && test $MASTER_PORT = 4242 && test $MASTER_ADDR = 10.0.0.1 && exit $((RANK + 20))";
+    let line =
+        "test $WORLD_SIZE = 4 && test $MASTER_PORT = 4242 && test $MASTER_ADDR = 10.0.0.1 && exit $((RANK + 20))";
     let mut gang = grant(1, line);
     gang.gang = true;
     gang.ranks = [2, 3].map(|rank| RankGrant { rank, gpu_uuids: Vec::new() }).to_vec();
@@ -214,7 +221,8 @@ fn environment_is_the_jobs_over_the_nodes() {
 
 fn second_attempt_resumes() {
     let (node, _) = Node::start(&[]);
-    let write = "mkdir -p $GANGSAW_CHECKPOINT_DIR/step-8 && touch $GANGSAW_CHECKPOINT_DIR/step-8/manifest.json && exit 1";
+    let write =
+        "mkdir -p $GANGSAW_CHECKPOINT_DIR/step-8 && touch $GANGSAW_CHECKPOINT_DIR/step-8/manifest.json && exit 1";
     node.grant(1, write);
     let checkpoint = node.ended(1).checkpoint;
     assert!(checkpoint.ends_with("/step-8"), "{checkpoint}");
@@ -239,6 +247,27 @@ fn hundred_grants_start_without_delay() {
         .collect();
     took.sort_unstable();
     println!("grant at the agent → exec: p50 {} µs, p99 {} µs", took[50], took[98]);
-    // Far above what it takes, so that a loaded machine passes; a sleep, a poll or a disk sync on the way does not.
-    assert!(took[50] < 5_000, "{took:?}");
+    // The best, because the others tell how busy the machine is. A sleep or a poll on the way would be in all of them.
+    assert!(took[0] < 3_000, "{took:?}");
+}
+
+fn agent_of_root_runs_a_task_as_the_user() {
+    let mut node = Node::without_agent();
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
+    if !rustix::process::getuid().is_root() || !passwd.contains("\nnobody:") {
+        assert!(std::env::var_os("CI").is_none(), "CI runs as root");
+        return println!("not root, or no user nobody: other users are not tested");
+    }
+    // The temporary folder is root's alone; a real state folder lets others pass.
+    std::fs::set_permissions(node.state.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+    let notes = node.start_agent(&[]).inventory.unwrap().notes;
+    assert!(notes.iter().any(|note| note.contains("as the submitting user")), "{notes:?}");
+    let mut theirs = grant(1, "touch $GANGSAW_OUTPUT_DIR/mine && test $USER = nobody && exit $(($(id -u) % 251))");
+    theirs.task.as_mut().unwrap().user = "nobody".to_owned();
+    node.say_grant(theirs);
+    assert_eq!(node.ended(1).exit_code, Some(65_534 % 251));
+    let mut unknown = grant(2, "exit $(id -u)");
+    unknown.task.as_mut().unwrap().user = "who-is-that".to_owned();
+    node.say_grant(unknown);
+    assert_eq!(node.ended(2).exit_code, Some(0));
 }

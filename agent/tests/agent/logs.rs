@@ -1,6 +1,6 @@
 //! Questions about logs.
 
-use gangsaw_proto::node::v1::{ServeLogsRequest, ServeLogsResponse};
+use gangsaw_proto::node::v1::ServeLogsResponse;
 
 use crate::Test;
 use crate::node::{Node, grant, wait_for};
@@ -20,18 +20,11 @@ fn question(id: u64, job: u64) -> ServeLogsResponse {
     ServeLogsResponse { query_id: id, job_id: job, ..ServeLogsResponse::default() }
 }
 
-fn piece(node: &Node, id: u64) -> ServeLogsRequest {
-    node.scheduler.until("piece of log", |got| match got {
-        Got::Logs(piece) if piece.query_id == id => Some(piece),
-        _ => None,
-    })
-}
-
 /// The text of the whole answer, by stream.
 fn answer(node: &Node, id: u64) -> (String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     loop {
-        let piece = piece(node, id);
+        let piece = node.scheduler.piece(id);
         if piece.end {
             assert_eq!(piece.error, "");
             return (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap());
@@ -73,9 +66,9 @@ fn follower_gets_lines_as_they_come() {
     node.grant(1, &format!("echo one; {}; echo two; {}; echo three", wait(&go), wait(&stop)));
     node.started(1);
     node.scheduler.ask(ServeLogsResponse { follow: true, ..question(5, 1) });
-    assert_eq!(piece(&node, 5).data, b"one\n");
+    assert_eq!(node.scheduler.piece(5).data, b"one\n");
     std::fs::write(go, "").unwrap();
-    assert_eq!(piece(&node, 5).data, b"two\n");
+    assert_eq!(node.scheduler.piece(5).data, b"two\n");
     std::fs::write(stop, "").unwrap();
     node.succeeded(1);
     node.scheduler.ask(ServeLogsResponse { cancel: true, ..question(5, 1) });

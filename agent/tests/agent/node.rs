@@ -33,7 +33,7 @@ pub(crate) fn agent_main() -> ExitCode {
         cgroup_root: None,
         gpus: flag("--gpus"),
         stop_tasks: flag("--stop-tasks"),
-        exe: None,
+        exe: flag("--no-exe").then(|| PathBuf::from("/nowhere/gangsaw")),
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let result = runtime.block_on(async {
@@ -137,7 +137,7 @@ impl Node {
 
     /// Waits for a fact of the lease that `wanted` likes.
     pub(crate) fn fact<T>(&self, what: &str, lease: u64, mut wanted: impl FnMut(fact::Fact) -> Option<T>) -> T {
-        self.scheduler.until(what, |got| facts(got).into_iter().filter(|f| f.lease_id == lease).find_map(|f| wanted(f.fact?)))
+        self.scheduler.fact(what, |fact| if fact.lease_id == lease { wanted(fact.fact.clone()?) } else { None })
     }
 
     pub(crate) fn started(&self, lease: u64) -> Started {
@@ -184,6 +184,7 @@ impl Node {
         agent.wait().unwrap();
         // What the dead agent said is not what the next one says.
         self.scheduler.until("end of the stream", |got| matches!(got, Got::Gone).then_some(()));
+        self.scheduler.forget();
     }
 
     /// SIGTERM; returns how long the agent took to end.
@@ -199,15 +200,21 @@ impl Node {
     /// The pid of the supervisor of this node, if it lives.
     pub(crate) fn supervisor(&self) -> Option<u32> {
         let state = self.state.path().to_str().unwrap().to_owned();
-        processes().into_iter().find(|(_, words, _)| {
-            words.get(1).is_some_and(|verb| verb == "supervisor") && words.iter().any(|word| word.contains(&state))
-        }).map(|(pid, _, _)| pid)
+        processes()
+            .into_iter()
+            .find(|(_, words, _)| {
+                words.get(1).is_some_and(|verb| verb == "supervisor") && words.iter().any(|word| word.contains(&state))
+            })
+            .map(|(pid, _, _)| pid)
     }
 
-    /// Processes with this word in their command line that belong to this test run.
+    /// Processes of this node that have this word among their arguments.
     pub(crate) fn running(&self, word: &str) -> Vec<u32> {
-        let has = |words: &Vec<String>| words.iter().any(|w| w.contains(word));
-        processes().into_iter().filter(|(_, words, _)| has(words)).map(|(pid, _, _)| pid).collect()
+        let (state, mark) = (self.state.path().to_str().unwrap(), mark());
+        let ours = |environ: &Vec<String>| environ.iter().any(|pair| pair.contains(state) || *pair == mark);
+        let has = |words: &Vec<String>| words.iter().any(|w| w == word);
+        let found = processes().into_iter().filter(|(_, words, environ)| has(words) && ours(environ));
+        found.map(|(pid, _, _)| pid).collect()
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -223,9 +230,13 @@ impl Drop for Node {
         }
         let state = self.state.path().to_str().unwrap().to_owned();
         let ours = || {
-            processes().into_iter().filter(|(_, words, environ)| {
-                words.iter().any(|word| word.contains(&state)) || environ.iter().any(|pair| pair.contains(&state))
-            }).map(|(pid, _, _)| pid).collect::<Vec<u32>>()
+            processes()
+                .into_iter()
+                .filter(|(_, words, environ)| {
+                    words.iter().any(|word| word.contains(&state)) || environ.iter().any(|pair| pair.contains(&state))
+                })
+                .map(|(pid, _, _)| pid)
+                .collect::<Vec<u32>>()
         };
         let deadline = Instant::now() + WAIT;
         loop {
@@ -276,12 +287,22 @@ pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// Whether a process runs: it is there, and is more than the entry that its parent has not fetched.
+pub(crate) fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, after)| !after.starts_with('Z'))
+}
+
+fn mark() -> String {
+    format!("{MARK}={}", std::process::id())
+}
+
 pub(crate) fn signal(pid: u32, name: &str) {
     let _ = Command::new("kill").args([name, &pid.to_string()]).stderr(Stdio::null()).status();
 }
 
 pub(crate) fn kill_everything_of_ours() {
-    let mark = format!("{MARK}={}", std::process::id());
+    let mark = mark();
     for (pid, _, environ) in processes() {
         if environ.contains(&mark) {
             signal(pid, "-KILL");

@@ -3,6 +3,7 @@
 //! It runs on a thread of its own with a real tonic server; the test reads what came in from a channel and sends what
 //! it likes. Acknowledging can be switched off, to leave reports open.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use gangsaw_proto::node::v1::node_service_server::{NodeService, NodeServiceServer};
 use gangsaw_proto::node::v1::{
-    AttachRequest, AttachResponse, HeartbeatAck, ReportAck, ServeLogsRequest, ServeLogsResponse, Welcome,
+    AttachRequest, AttachResponse, Fact, HeartbeatAck, ReportAck, ServeLogsRequest, ServeLogsResponse, Welcome,
     attach_request, attach_response,
 };
 use tokio::sync::mpsc as channel;
@@ -129,6 +130,8 @@ pub(crate) struct Scheduler {
     pub(crate) address: SocketAddr,
     shared: Arc<Shared>,
     got: mpsc::Receiver<Got>,
+    facts: RefCell<Vec<Fact>>,
+    pieces: RefCell<Vec<ServeLogsRequest>>,
     stop: CancellationToken,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -167,7 +170,8 @@ impl Scheduler {
             });
         });
         let address = where_bound.recv_timeout(WAIT).unwrap();
-        Scheduler { address, shared, got, stop, thread: Some(thread) }
+        let (facts, pieces) = (RefCell::default(), RefCell::default());
+        Scheduler { address, shared, got, facts, pieces, stop, thread: Some(thread) }
     }
 
     /// Whether reports and heartbeats are acknowledged.
@@ -200,13 +204,13 @@ impl Scheduler {
         }
     }
 
-    /// Waits for something that `wanted` likes, and drops what comes before it.
+    /// Waits for something that `wanted` likes, and drops what comes before it. Facts and logs are kept for
+    /// [`Scheduler::fact`] and [`Scheduler::piece`].
     pub(crate) fn until<T>(&self, what: &str, mut wanted: impl FnMut(Got) -> Option<T>) -> T {
         let deadline = Instant::now() + WAIT;
         let mut before = Vec::new();
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Ok(got) = self.got.recv_timeout(left) else { panic!("no {what}; came: {before:#?}") };
+            let got = self.next(what, deadline, &before);
             if !matches!(got, Got::Message(attach_request::Message::Heartbeat(_))) {
                 before.push(got.clone());
             }
@@ -214,6 +218,54 @@ impl Scheduler {
                 return found;
             }
         }
+    }
+
+    fn next(&self, what: &str, deadline: Instant, before: &[Got]) -> Got {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Ok(got) = self.got.recv_timeout(left) else { panic!("no {what}; came: {before:#?}") };
+        match &got {
+            Got::Message(attach_request::Message::Report(report)) => {
+                self.facts.borrow_mut().extend(report.facts.iter().cloned());
+            }
+            Got::Logs(piece) => self.pieces.borrow_mut().push(piece.clone()),
+            Got::Message(_) | Got::Gone => {}
+        }
+        got
+    }
+
+    /// Takes the first fact, of those that came and those to come, that `wanted` likes. The others stay.
+    pub(crate) fn fact<T>(&self, what: &str, mut wanted: impl FnMut(&Fact) -> Option<T>) -> T {
+        let deadline = Instant::now() + WAIT;
+        loop {
+            let mut facts = self.facts.borrow_mut();
+            let found = facts.iter().enumerate().find_map(|(at, fact)| Some((at, wanted(fact)?)));
+            if let Some((at, found)) = found {
+                facts.remove(at);
+                return found;
+            }
+            let before = format!("{what}; facts: {facts:#?}");
+            drop(facts);
+            self.next(&before, deadline, &[]);
+        }
+    }
+
+    /// Takes the next piece of a log query.
+    pub(crate) fn piece(&self, query: u64) -> ServeLogsRequest {
+        let deadline = Instant::now() + WAIT;
+        loop {
+            let mut pieces = self.pieces.borrow_mut();
+            if let Some(at) = pieces.iter().position(|piece| piece.query_id == query) {
+                return pieces.remove(at);
+            }
+            drop(pieces);
+            self.next("piece of log", deadline, &[]);
+        }
+    }
+
+    /// Forgets what came until now.
+    pub(crate) fn forget(&self) {
+        self.facts.borrow_mut().clear();
+        self.pieces.borrow_mut().clear();
     }
 
     /// Everything that came in until now.

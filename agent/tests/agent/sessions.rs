@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use gangsaw_proto::node::v1::{attach_request, attach_response, ended, fact};
+use gangsaw_proto::node::v1::{attach_request, attach_response, ended};
 
 use crate::Test;
-use crate::node::{Node, facts, grant, wait_for};
+use crate::node::{Node, grant, runs, wait_for};
 use crate::scheduler::{Got, Scheduler};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -58,7 +58,7 @@ fn agent_comes_back_to_a_new_scheduler() {
     node.scheduler = Scheduler::start_at(address);
     let hello = node.hello();
     assert_eq!(hello.leases.iter().map(|lease| lease.lease_id).collect::<Vec<_>>(), [1]);
-    assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
+    assert!(runs(pid));
     std::fs::write(go, "").unwrap();
     assert_eq!(node.ended(1).exit_code, Some(6));
 }
@@ -92,6 +92,8 @@ fn silent_scheduler_stops_a_task_that_asked_for_it() {
     node.say_grant(careful);
     node.grant(2, "sleep 600");
     node.started(1);
+    node.started(2);
+    wait_for("both sleeps", || node.running("sleep").len() == 2);
     node.scheduler.acks(false);
     wait_for("the end of the careful one", || node.running("sleep").len() == 1);
     node.scheduler.acks(true);
@@ -137,8 +139,9 @@ fn agent_leaves_tasks_running() {
     let pid = node.started(1).pid;
     let took = node.stop_agent();
     assert!(took < Duration::from_secs(5), "{took:?}");
-    assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
+    assert!(runs(pid));
     node.scheduler.drain();
+    node.scheduler.forget();
     assert_eq!(node.start_agent(&[]).leases.len(), 1);
     std::fs::write(go, "").unwrap();
     assert_eq!(node.ended(1).exit_code, Some(4));
@@ -156,7 +159,6 @@ fn agent_ends_tasks_and_supervisor() {
     assert!(took < Duration::from_secs(9), "{took:?}");
     assert_eq!(node.running("sleep"), Vec::<u32>::new());
     wait_for("the supervisor's end", || node.supervisor().is_none());
-    let told: Vec<_> = node.scheduler.drain().into_iter().flat_map(facts).collect();
-    let ends = told.iter().filter(|fact| matches!(fact.fact, Some(fact::Fact::Ended(_)))).count();
-    assert_eq!(ends, 2, "{told:#?}");
+    let causes = [1, 2].map(|lease| node.ended(lease).cause());
+    assert_eq!(causes, [ended::Cause::Revoked; 2]);
 }

@@ -56,7 +56,10 @@ pub(crate) unsafe extern "C" fn nvmlDeviceGetCount_v2(count: *mut c_uint) -> nvm
 /// # Safety
 /// As the NVML reference asks.
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, device: *mut nvmlDevice_t) -> nvmlReturn_t {
+pub(crate) unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(
+    index: c_uint,
+    device: *mut nvmlDevice_t,
+) -> nvmlReturn_t {
     let result = enter("nvmlDeviceGetHandleByIndex_v2", Some(index as usize));
     if result != nvmlReturn_enum_NVML_SUCCESS {
         return result;
@@ -72,7 +75,11 @@ pub(crate) unsafe extern "C" fn nvmlDeviceGetHandleByIndex_v2(index: c_uint, dev
 /// # Safety
 /// As the NVML reference asks.
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn nvmlDeviceGetUUID(device: nvmlDevice_t, uuid: *mut c_char, length: c_uint) -> nvmlReturn_t {
+pub(crate) unsafe extern "C" fn nvmlDeviceGetUUID(
+    device: nvmlDevice_t,
+    uuid: *mut c_char,
+    length: c_uint,
+) -> nvmlReturn_t {
     with("nvmlDeviceGetUUID", device.addr(), |device| {
         // SAFETY: the caller gives a buffer of `length` bytes.
         unsafe { put(&device.uuid, uuid, length as usize) };
@@ -82,7 +89,11 @@ pub(crate) unsafe extern "C" fn nvmlDeviceGetUUID(device: nvmlDevice_t, uuid: *m
 /// # Safety
 /// As the NVML reference asks.
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn nvmlDeviceGetName(device: nvmlDevice_t, name: *mut c_char, length: c_uint) -> nvmlReturn_t {
+pub(crate) unsafe extern "C" fn nvmlDeviceGetName(
+    device: nvmlDevice_t,
+    name: *mut c_char,
+    length: c_uint,
+) -> nvmlReturn_t {
     with("nvmlDeviceGetName", device.addr(), |device| {
         // SAFETY: the caller gives a buffer of `length` bytes.
         unsafe { put(&device.name, name, length as usize) };
@@ -92,7 +103,10 @@ pub(crate) unsafe extern "C" fn nvmlDeviceGetName(device: nvmlDevice_t, name: *m
 /// # Safety
 /// As the NVML reference asks.
 #[unsafe(no_mangle)]
-pub(crate) unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(device: nvmlDevice_t, memory: *mut nvmlMemory_v2_t) -> nvmlReturn_t {
+pub(crate) unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(
+    device: nvmlDevice_t,
+    memory: *mut nvmlMemory_v2_t,
+) -> nvmlReturn_t {
     with("nvmlDeviceGetMemoryInfo_v2", device.addr(), |device| {
         let (total, used) = (device.memory_mib << 20, device.used_mib << 20);
         // SAFETY: the caller gives a writable struct of this version, with its version set.

@@ -86,8 +86,10 @@ pub(crate) fn enter(name: &str, device: Option<usize>) -> nvmlReturn_t {
     if fault.crash {
         std::process::abort();
     }
-    while fault.hang {
-        std::thread::park();
+    if fault.hang {
+        loop {
+            std::thread::park();
+        }
     }
     std::thread::sleep(Duration::from_millis(fault.delay_ms));
     fault.error.unwrap_or(nvmlReturn_enum_NVML_SUCCESS)

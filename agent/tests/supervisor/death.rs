@@ -82,7 +82,7 @@ fn acknowledged_facts_are_not_told_again() {
     // Acknowledged and ended: the id is free again, as far as the supervisor knows.
     node.send(Command::Run(shell(1, "exit 4")));
     node.until(|fact| match &fact.fact {
-        Some(fact::Fact::Ended(ended)) if fact.lease_id == 1 => Some(assert_eq!(ended.exit_code, Some(4))),
+        Some(fact::Fact::Ended(ended)) if fact.lease_id == 1 && ended.exit_code == Some(4) => Some(()),
         _ => None,
     });
 }
@@ -116,15 +116,15 @@ fn killed_supervisor_leaves_no_process() {
         kill(node.welcome.supervisor_pid, Signal::KILL);
         eventually("the main process dies with its supervisor", || !runs(main));
         let report = kill_leftovers(&node.state, &[1]).unwrap();
-        assert!(report.left.is_empty(), "{:?}", report.left);
+        assert!(report.left.is_empty());
         assert!(report.killed >= 1, "the grandchild was still there");
         assert!(!pids.iter().any(|pid| runs(*pid)));
-        assert_eq!(node.processes(), Vec::<u32>::new());
+        assert!(node.processes().is_empty());
         assert_eq!(kill_leftovers(&node.state, &[1]).unwrap().killed, 0);
         // A new supervisor works on the same folder.
         node.launch().unwrap();
         node.connect(0);
-        assert_eq!(node.welcome.leases, []);
+        assert!(node.welcome.leases.is_empty());
         node.send(Command::Run(shell(2, "true")));
         node.over(2, 1);
     }
@@ -155,7 +155,7 @@ fn killed_task_ends_once_with_its_signal() {
     kill(pid, Signal::KILL);
     let ended = node.ended(1, 0);
     assert_eq!((ended.exit_code, ended.signal, ended.cause()), (None, Some(9), Cause::Exit));
-    assert_eq!(node.list(), []);
+    assert!(node.list().is_empty());
 }
 
 fn term_to_the_supervisor_stops_its_tasks() {

@@ -80,7 +80,7 @@ fn gang_that_cannot_start_says_so_when_it_prepares() {
         })
         .collect();
     assert_eq!(ranks, [2, 3]);
-    assert_eq!(node.list(), []);
+    assert!(node.list().is_empty());
 }
 
 fn prepared_gang_that_is_stopped_returns() {
@@ -89,7 +89,7 @@ fn prepared_gang_that_is_stopped_returns() {
     let port = prepared(&mut node, 1);
     node.stop(1, &[], None);
     node.until(|fact| matches!(&fact.fact, Some(fact::Fact::Returned(_))).then_some(()));
-    assert_eq!(node.list(), []);
+    assert!(node.list().is_empty());
     assert!(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok());
     node.send(Command::Start(Start { lease_id: 1, ..Start::default() }));
     node.list();

@@ -145,11 +145,11 @@ fn forgotten_attempts_are_gone_and_others_stay() {
     let before = folder_bytes(&logs);
     forget_attempts(&node.state, 1001, 0, 0, 1).unwrap();
     let read = |index| node.read_logs(LogQuery { first_index: index, last_index: index, ..all_of(1001) });
-    assert_eq!(read(0), []);
+    assert!(read(0).is_empty());
     assert_eq!(bytes(&read(1)).len(), 1_000_000 + 1 + 9);
     println!("{before} bytes on disk, {} after half was forgotten", folder_bytes(&logs));
     forget_attempts(&node.state, 1001, 1, 1, 0).unwrap();
-    assert_eq!(read(1), []);
+    assert!(read(1).is_empty());
     forget(&node.state, 1001).unwrap();
     assert!(!logs.exists());
     forget(&node.state, 1001).unwrap();

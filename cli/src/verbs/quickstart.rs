@@ -106,7 +106,7 @@ async fn train(cluster: &Running, run: &Path, seed: u64) -> Result<Outcome, Fail
         ending::wait(&mut watcher, &select, |change| shown.saw(change)),
     );
     shown.done();
-    let exit = ended?;
+    let exit = ended?.code;
     copied?;
     let request = GetJobRequest { job: Some(select.wire()), page_size: 1, page: String::new() };
     let job = client.jobs.get_job(request).await.map_err(|status| client.refused(&status))?.into_inner();

@@ -51,10 +51,14 @@ async fn watch_all(client: Client, stored: &submit::Stored) -> Result<u8, Failur
         let select = Selection { job_id: *id, elements: Vec::new(), rank: None };
         let request = ReadLogsRequest { select: Some(select.wire()), follow: true, ..ReadLogsRequest::default() };
         let (mut reader, mut watcher) = (client.clone(), client.clone());
-        let (shown, code) =
+        let (shown, ended) =
             tokio::join!(follow(&mut reader, &request, !stored.single), ending::wait(&mut watcher, &select, |_| ()));
+        let ended = ended?;
         shown?;
-        highest = highest.max(code?);
+        if let Some(why) = ended.note {
+            note(&why);
+        }
+        highest = highest.max(ended.code);
     }
     Ok(highest)
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::ending;
 use crate::fail::Failure;
-use crate::output::{list, table};
+use crate::output::{list, note, table};
 use crate::selector::Selection;
 use crate::session::Session;
 
@@ -22,9 +22,12 @@ pub(crate) async fn run(session: &Session, args: &Args) -> Result<u8, Failure> {
     let mut ended = Vec::new();
     let mut highest = 0;
     for select in &args.jobs {
-        let code = ending::wait(&mut client, select, |_| ()).await?;
-        highest = highest.max(code);
-        ended.push(json!({ "job_id": select.job_id, "exit_code": code }));
+        let ending = ending::wait(&mut client, select, |_| ()).await?;
+        highest = highest.max(ending.code);
+        ended.push(json!({ "job_id": select.job_id, "exit_code": ending.code, "note": ending.note }));
+        if let Some(why) = ending.note {
+            note(&why);
+        }
     }
     if !session.format.is_table() {
         list(session.format, "jobs", ended, || table(&[]))?;

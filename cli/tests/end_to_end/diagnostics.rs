@@ -89,13 +89,13 @@ fn bad_specs_are_refused_with_every_fault_and_nothing_is_stored() {
         "true.yaml",
         "run: true\n",
         &expect![[r#"
-        error[wrong-type]: `run` must be text, and this is true or false
-         --> fits.yaml:1:6
-          |
-        1 | run: true
-          |      ^^^^
-          hint: write a command line, or a list such as [python, train.py]
-    "#]],
+            error[wrong-type]: `run` must be text, and this is true or false
+             --> true.yaml:1:6
+              |
+            1 | run: true
+              |      ^^^^
+              hint: for the command of that name write `run: "true"`
+        "#]],
     );
     refused(
         &cluster,

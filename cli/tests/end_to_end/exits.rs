@@ -24,9 +24,18 @@ fn each_way_to_end_has_its_exit_code() {
     assert_eq!(code(&["--", "true"]).0, 0);
     assert_eq!(code(&["--", "sh", "-c", "kill -9 $$"]).0, 137);
     assert_eq!(code(&["--time-limit", "200ms", "--", "sleep", "600"]).0, 124);
-    assert_eq!(code(&["--", "no-such-command-anywhere"]).0, 125);
+    let (none, why) = code(&["--", "no-such-command-anywhere"]);
+    assert_eq!(none, 125);
+    assert!(why.contains("is FAILED: cannot execute `no-such-command-anywhere`"), "{why}");
     assert_eq!(code(&["--gpus", "9999", "--", "true"]).0, 2);
     assert_eq!(code(&["--array", "0-3", "--", "sh", "-c", "exit $((GANGSAW_ARRAY_INDEX + 2))"]).0, 5);
+    let failed = cluster.submit(&["--hold", "--", "false"]);
+    let after = cluster.submit(&["--after", &format!("ok:{failed}"), "--", "true"]);
+    cluster.run(&["cancel", &failed.to_string()]);
+    let waited = cluster.run(&["wait", &after.to_string()]);
+    assert_eq!(waited.status.code(), Some(125), "it never started");
+    assert_eq!(err(&waited), format!("job {after} never started: job {failed} ended otherwise than it was to\n"));
+    assert_eq!(cluster.run(&["wait", &format!("{failed}[5]")]).status.code(), Some(2));
     assert_eq!(cluster.run(&["wait", "123456789"]).status.code(), Some(2));
 }
 

@@ -7,6 +7,7 @@ use crate::event::Event;
 use crate::id::{IdempotencyKey, JobId, QueueName, Tenant};
 use crate::job::body::{After, CancelCause, Job, JobBody};
 use crate::job::record::{ElementRecord, EndState, EndedRange, RecordStatus, Used};
+use crate::job::spec::JobSpec;
 use crate::lease::{RevokeReason, Revoking};
 use crate::queue::{Limits, QueueKey};
 use crate::ranges::{IndexRange, RangeSet};
@@ -54,8 +55,9 @@ impl State {
     }
 
     /// Puts a job, new or restored, into the state and its indices.
-    pub(super) fn insert_job(&mut self, body: JobBody) {
+    pub(super) fn insert_job(&mut self, mut body: JobBody) {
         let id = body.id;
+        self.share_env(&mut body);
         let mut job = Job {
             leases: BTreeSet::new(),
             waiting: BTreeSet::new(),
@@ -92,6 +94,20 @@ impl State {
         self.jobs.insert(id, job);
         self.watch_dependencies(id);
         self.reindex(id, false);
+    }
+
+    /// Lets a job share its environment with the one before it: people submit many jobs from one shell, and the
+    /// environment is most of what a job weighs.
+    fn share_env(&self, body: &mut JobBody) {
+        let Some((_, before)) = self.jobs.last_key_value() else {
+            return;
+        };
+        let (old, new) = (&before.body.spec, &body.spec);
+        let same = old.exported_env == new.exported_env && old.env == new.env;
+        if same && !Arc::ptr_eq(&old.exported_env, &new.exported_env) {
+            let (exported_env, env) = (old.exported_env.clone(), old.env.clone());
+            body.spec = Arc::new(JobSpec { exported_env, env, ..(*body.spec).clone() });
+        }
     }
 
     pub(super) fn insert_key(&mut self, tenant: &Tenant, key: &IdempotencyKey, used: UsedKey) {

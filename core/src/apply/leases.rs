@@ -19,6 +19,9 @@ pub(crate) const CHUNK_GROWS_BELOW_US: u64 = 50_000;
 /// Predicted work of a slot in one chunk: what a drain or a better job waits for at most.
 pub(crate) const CHUNK_WORK_US: u64 = 1_000_000;
 
+/// A chunk that is out longer than this holds an element that runs longer than predicted; those behind it come back.
+pub(crate) const CHUNK_LATE_AFTER: Millis = Millis::seconds(3);
+
 /// Infra starts of a job on a node are counted within this span.
 pub(crate) const INFRA_STARTS_WITHIN: Millis = Millis::minutes(10);
 
@@ -104,10 +107,11 @@ impl State {
                 self.index.changes.relaxed = true;
             }
         }
+        let granted_at = self.leases.get(&id).map(|lease| lease.granted_at);
         if !after.live {
             self.drop_lease(id, job_id);
         }
-        self.index_chunk(id, node_id);
+        self.index_chunk(id, node_id, granted_at.unwrap_or_default());
         self.refree(node_id);
     }
 
@@ -125,15 +129,17 @@ impl State {
         }
     }
 
-    fn index_chunk(&mut self, id: LeaseId, node: NodeId) {
+    fn index_chunk(&mut self, id: LeaseId, node: NodeId, granted_at: Time) {
         let waits = self.leases.get(&id).is_some_and(|lease| {
             lease.gang.is_none() && !lease.fenced && !lease.trimmed && lease.live.len() > u64::from(lease.slots)
         });
         let chunks = self.index.chunks.entry(node).or_default();
         if waits {
             chunks.insert(id);
+            self.index.chunk_times.insert((granted_at, id));
         } else {
             chunks.remove(&id);
+            self.index.chunk_times.remove(&(granted_at, id));
         }
         if chunks.is_empty() {
             self.index.chunks.remove(&node);
@@ -279,8 +285,14 @@ impl State {
         }
     }
 
-    pub(super) fn lease_trimmed(&mut self, id: LeaseId) {
+    pub(super) fn lease_trimmed(&mut self, at: Time, id: LeaseId) {
         self.edit_lease(id, |lease| lease.trimmed = true);
+        if let Some(lease) = self.leases.get(&id)
+            && at.since(lease.granted_at) >= CHUNK_LATE_AFTER
+            && let Some(job) = self.jobs.get_mut(&lease.job)
+        {
+            job.body.chunk = 1;
+        }
     }
 
     pub(super) fn lease_fenced(&mut self, id: LeaseId) {

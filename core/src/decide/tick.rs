@@ -1,8 +1,9 @@
-//! What time alone brings: gangs that were not ready in time, nodes that were silent for too long, old keys, old jobs.
+//! What time alone brings: gangs that were not ready in time, chunks that take longer than predicted, nodes that were silent for too long, old keys, old jobs.
 
 use super::Decider;
 use super::scratch::{Scratch, infra_exit};
 use super::submit::KEY_KEPT;
+use crate::apply::CHUNK_LATE_AFTER;
 use crate::effect::Step;
 use crate::event::Event;
 use crate::id::{JobId, LeaseId};
@@ -24,6 +25,7 @@ impl Decider<'_> {
     pub(super) fn tick(&self) -> Step {
         let mut scratch = Scratch::new(self);
         scratch.late_gangs();
+        scratch.late_chunks();
         scratch.lost_leases();
         if self.state.index.keys.first().is_some_and(|(used, _, _)| *used + KEY_KEPT <= self.now) {
             scratch.event(Event::KeysExpired { used_until: Time(self.now.0.saturating_sub(KEY_KEPT.0)) });
@@ -60,6 +62,18 @@ impl Scratch<'_> {
         }
     }
 
+    /// Elements that wait behind one that runs longer than predicted come back, for there may be room elsewhere.
+    fn late_chunks(&mut self) {
+        let state = self.decider.state;
+        let out = state.index.chunk_times.iter();
+        let late = out.take_while(|(granted, _)| *granted + CHUNK_LATE_AFTER <= self.decider.now);
+        let late = late.filter_map(|(_, lease)| state.leases.get(lease));
+        let mut step = Step::default();
+        self.decider.trim(late, &mut step);
+        self.step.events.extend(step.events);
+        self.step.effects.extend(step.effects);
+    }
+
     fn lost_leases(&mut self) {
         let decider = self.decider;
         for node in decider.state.index.silent.iter().filter_map(|node| decider.state.nodes.get(node)) {
@@ -87,9 +101,10 @@ impl State {
         let silent = index.silent.iter().filter_map(|node| self.nodes.get(node));
         let lost = silent.flat_map(|node| node.leases.iter().filter_map(|lease| self.lost_at(node, *lease))).min();
         let wake = index.wakes.first().map(|(time, _)| *time);
+        let chunk = index.chunk_times.first().map(|(granted, _)| *granted + CHUNK_LATE_AFTER);
         let gang = index.preparing.first().map(|(time, _, _)| *time);
         let key = index.keys.first().map(|(used, _, _)| *used + KEY_KEPT);
         let job = index.ended.first().map(|(ended, _)| *ended + JOB_KEPT);
-        [lost, wake, gang, key, job].into_iter().flatten().min()
+        [lost, wake, chunk, gang, key, job].into_iter().flatten().min()
     }
 }

@@ -229,3 +229,27 @@ fn in_a_chunk_as_many_elements_run_as_it_has_slots() {
     "#]]
     .assert_eq(&format!("{counts:?}\n{shown:?}\n"));
 }
+
+#[test]
+fn elements_behind_a_slow_one_come_back_and_run_elsewhere() {
+    let mut w = World::with_nodes(&[(1, 0), (1, 0)]);
+    let job = w.job(array(63));
+    turns(&mut w, 4, 1_000);
+    let leases: Vec<_> = w.state.leases().map(|lease| (lease.id.0, lease.first, lease.last, lease.node.0)).collect();
+    assert_eq!(leases, [(9, 30, 37, 1), (10, 38, 43, 2)]);
+    w.told();
+    assert_eq!(w.state.next_wake(), Some(crate::time::Time(3_000)));
+    w.at(3).tick();
+    w.report(1, &[(9, FactKind::Returned { first: 31, last: 37 })]);
+    expect![[r#"
+        3.000s trimmed L9
+        3.000s trimmed L10
+            → trim L9 on n1
+            → trim L10 on n2
+        3.000s returned L9 1[31-37]
+        3.000s report 5 of n1
+            → ack 5 to n1
+    "#]]
+    .assert_eq(&w.told());
+    assert_eq!(w.state.job(job).unwrap().body.chunk, 1);
+}

@@ -103,3 +103,13 @@ fn the_number_of_jobs_and_queues_is_bounded() {
         job 0 queue: too-many-queues: there are 1000 queues, and `q1000` would be another (hint: use a queue of `gangsaw queue list`)
     "#]].assert_eq(&faults(reply));
 }
+
+#[test]
+fn jobs_submitted_from_one_shell_share_its_environment() {
+    let mut w = World::with_nodes(&[(4, 0)]);
+    let with = |value: &str| JobDraft { exported_env: [("PATH".to_owned(), value.to_owned())].into(), ..sleep() };
+    let jobs = [w.job(with("/bin")), w.job(with("/bin")), w.job(with("/usr/bin"))];
+    let env = |job| w.state.job(job).unwrap().body.spec.exported_env.clone();
+    assert!(std::sync::Arc::ptr_eq(&env(jobs[0]), &env(jobs[1])));
+    assert_eq!(env(jobs[2])["PATH"], "/usr/bin");
+}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use gangsaw_core::event::Event;
 use gangsaw_core::id::{Index, JobId, NodeId};
+use gangsaw_core::input::NodeHello;
 use gangsaw_core::liveness::{Liveness, lease_ttl};
 use gangsaw_core::ranges::RangeSet;
 use gangsaw_core::state::State;
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 use super::phases::PhaseBook;
 use super::session::{Sessions, TaskProgress};
 use super::watch::{Seen, Watches};
+use crate::clock::boot_ns;
 use crate::wire::terms::is_ended;
 use crate::wire::view::{self, Now, ProgressMap, Volatile};
 
@@ -54,7 +56,19 @@ impl Desk {
     /// Returns the desk of an engine that starts: every connected node gets a full time to live.
     pub(super) fn starting(state: &State, now: Time) -> Desk {
         let connected = state.nodes().filter(|node| node.connected()).map(|node| node.body.id);
-        Desk { liveness: Liveness::starting(now, connected), ..Desk::default() }
+        let mut desk = Desk { liveness: Liveness::starting(now, connected), ..Desk::default() };
+        // What was not copied before the restart is not known: nodes answer for what they still have.
+        for job in state.jobs() {
+            let ranges = job.body.ended.iter().filter_map(|(first, range)| Some((range.node?, (*first, range.last))));
+            let records = job.body.records.iter().flat_map(|(index, record)| {
+                let tasks = record.last.iter().flat_map(|ended| &ended.tasks);
+                tasks.map(|task| (task.node, (*index, *index)))
+            });
+            for (node, range) in ranges.chain(records) {
+                desk.ended_on(job.body.id, node, range, boot_ns());
+            }
+        }
+        desk
     }
 
     /// Returns how long a node may be silent now.
@@ -66,6 +80,23 @@ impl Desk {
     pub(super) fn heard(&mut self, node: NodeId, now: Now) {
         self.liveness.heard(node, now.time);
         self.nodes.entry(node).or_default().heard_wall_ms = Some(now.wall_ms);
+    }
+
+    /// Says whether a Hello comes from a stream the agent has given up for a newer one.
+    pub(super) fn is_late(&self, state: &State, hello: &NodeHello, said: &Volatile) -> bool {
+        let known = state.node_id(&hello.name).and_then(|node| Some((state.node(node)?, self.nodes.get(&node)?)));
+        known.is_some_and(|(node, newest)| {
+            node.body.uuid == hello.uuid
+                && node.body.boot_id == hello.boot_id
+                && 0 < said.hello_ms
+                && said.hello_ms < newest.hello_ms
+        })
+    }
+
+    /// Notes a Hello that was taken.
+    pub(super) fn hello(&mut self, node: NodeId, volatile: Volatile) {
+        self.nodes.entry(node).or_default().hello_ms = volatile.hello_ms;
+        self.devices(node, volatile);
     }
 
     /// Notes what a node says of its devices.
@@ -200,13 +231,19 @@ impl View<'_> {
     }
 
     /// Takes the logs that are worth copying now: of jobs that ended, or that have waited since before `before_ns`.
-    pub(crate) fn take_uncopied(&mut self, before_ns: u64) -> Vec<(JobId, NodeId, RangeSet)> {
+    /// Only of nodes that `answers` names.
+    pub(crate) fn take_uncopied(
+        &mut self,
+        before_ns: u64,
+        answers: impl Fn(&str) -> bool,
+    ) -> Vec<(JobId, NodeId, RangeSet)> {
+        let answers = |node| self.state.node(node).is_none_or(|node| answers(node.body.name.as_str()));
         let ended = |job: &JobId| self.state.job_state(*job).is_none_or(is_ended);
         let due: Vec<(JobId, NodeId)> = self
             .desk
             .uncopied
             .iter()
-            .filter(|((job, _), waiting)| waiting.since_ns < before_ns || ended(job))
+            .filter(|((job, node), waiting)| (waiting.since_ns < before_ns || ended(job)) && answers(*node))
             .map(|(key, _)| *key)
             .collect();
         due.into_iter()

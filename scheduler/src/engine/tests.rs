@@ -79,3 +79,29 @@ async fn a_full_inbox_is_refused_at_once_with_a_hint() {
     let gone = engine.ask(actor, request_id, Input::Tick).await.unwrap_err();
     assert_eq!((gone.code, gone.reason.as_ref()), (Code::Unavailable, "stopping"));
 }
+
+#[tokio::test]
+async fn every_message_of_a_burst_larger_than_a_batch_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let (engine, ended) = Engine::start(parts(dir.path())).unwrap();
+    let (hold, held) = std::sync::mpsc::channel::<()>();
+    let standing = engine.clone();
+    let read = tokio::spawn(async move { standing.read(move |_| held.recv().is_err()).await });
+    tokio::task::yield_now().await;
+    let burst: Vec<_> = (0..5_000)
+        .map(|_| {
+            let (actor, request_id) = who();
+            let engine = engine.clone();
+            tokio::spawn(async move { engine.ask(actor, request_id, Input::Hold { job: JobId(1) }).await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    drop(hold);
+    for each in burst {
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(20), each).await.unwrap().unwrap();
+        assert_eq!(answer.unwrap_err().reason, "unknown-job");
+    }
+    assert!(read.await.unwrap().unwrap());
+    engine.stop();
+    ended.await.unwrap().unwrap();
+}

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::Stream;
-use gangsaw_core::id::{Index, JobId, Rank};
+use gangsaw_core::id::{Index, JobId};
 use gangsaw_core::ranges::RangeSet;
 use gangsaw_proto::jobs::v1 as wire;
 use gangsaw_proto::log::v1::LogChunk;
@@ -16,11 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::copies::{self, Key, key};
-use super::{Inbox, Logs, What};
-use crate::engine::View;
+use super::plan::{Plan, Run};
+use super::{Inbox, Logs, Reading, What};
 use crate::rpc::ask;
 use crate::rpc::errors::Refusal;
-use crate::wire::terms::is_ended;
 
 /// The stream of one reader.
 pub(crate) type ReadStream = Pin<Box<dyn Stream<Item = Result<wire::ReadLogsResponse, Status>> + Send>>;
@@ -33,25 +32,6 @@ const LAST_WAIT: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Bytes of a stream that `tail` holds while it looks for the end.
 const TAIL_BYTES_MAX: usize = 8 << 20;
-/// Runs of tasks that are looked at; arrays have few, for neighbours are alike.
-const TASKS_PAGE: usize = 1_000;
-
-/// Neighbouring tasks whose newest attempt is the same one's on the same node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Run {
-    first: Index,
-    last: Index,
-    rank: Rank,
-    attempt: u32,
-    node: String,
-}
-
-/// Where the selected tasks' newest attempts are, and whether all have ended.
-#[derive(Clone, Debug, Default)]
-struct Plan {
-    runs: Vec<Run>,
-    ended: bool,
-}
 
 /// What a reader asked for.
 struct Wanted {
@@ -91,7 +71,16 @@ impl Logs {
         });
         let wanted = Wanted { job, elements, request, since_ms };
         let (out, messages) = mpsc::channel(OUT_QUEUE);
-        let reader = Reader { logs: self.clone(), wanted, out, given: BTreeMap::new(), tails: BTreeMap::new() };
+        let reading = self.reading(job.0);
+        let reader = Reader {
+            logs: self.clone(),
+            wanted,
+            out,
+            given: BTreeMap::new(),
+            tails: BTreeMap::new(),
+            failed: Vec::new(),
+            _reading: reading,
+        };
         // Ends with its reader: sending to a stream that is gone fails.
         self.tasks.spawn(async move {
             tokio::select! {
@@ -113,6 +102,9 @@ struct Reader {
     /// Bytes given of each stream.
     given: BTreeMap<Key, u64>,
     tails: BTreeMap<Key, Vec<u8>>,
+    /// What nodes said of what they could not read.
+    failed: Vec<String>,
+    _reading: Reading,
 }
 
 /// A query that was not answered yet.
@@ -141,7 +133,7 @@ impl Reader {
 
     /// Reads copies, then nodes; returns why something could not be read.
     async fn read(&mut self) -> Result<Option<Refusal>, HungUp> {
-        let mut plan = match self.plan().await {
+        let mut plan = match self.logs.plan(self.wanted.job, self.wanted.elements.as_ref()).await {
             Ok(plan) => plan,
             Err(refusal) => return Ok(Some(refusal)),
         };
@@ -163,7 +155,12 @@ impl Reader {
                 Some(piece) = inbox.pieces.recv() => {
                     deadline = tokio::time::Instant::now() + LAST_WAIT;
                     match piece.what {
-                        What::End(_) => { open.remove(&piece.query); }
+                        What::End(error) => {
+                            let node = open.remove(&piece.query).map(|open| open.node).unwrap_or_default();
+                            if !error.is_empty() {
+                                self.failed.push(format!("{node}: {error}"));
+                            }
+                        }
                         What::Data(chunk) => self.data(chunk, &plan, &copied, open.get_mut(&piece.query)).await?,
                     }
                 }
@@ -179,7 +176,7 @@ impl Reader {
                     return Ok(Some(unreachable(&open.values().map(|open| open.node.clone()).collect::<Vec<_>>())));
                 }
                 _ = look.tick(), if !finishing => {
-                    match self.plan().await {
+                    match self.logs.plan(self.wanted.job, self.wanted.elements.as_ref()).await {
                         Ok(newer) => plan = newer,
                         Err(refusal) => return Ok(Some(refusal)),
                     }
@@ -193,6 +190,10 @@ impl Reader {
                     }
                 }
             }
+        }
+        if !self.failed.is_empty() {
+            let message = format!("not all logs could be read: {}", self.failed.join("; "));
+            return Ok(Some(Refusal::new(Code::Unavailable, "logs-unreadable", message, "try again")));
         }
         away.retain(|node| !self.has_given(&plan, node));
         Ok((!away.is_empty()).then(|| unreachable(&away)))
@@ -340,49 +341,6 @@ impl Reader {
         }
         Ok(Ok(()))
     }
-
-    /// Asks the engine where the selected tasks are, a page at a time.
-    async fn plan(&self) -> Result<Plan, Refusal> {
-        let mut plan = Plan { runs: Vec::new(), ended: true };
-        let mut from = Some((0, 0));
-        while let Some(at) = from {
-            let (job, elements) = (self.wanted.job, self.wanted.elements.clone());
-            let page = self.logs.engine.read(move |view| page(view, job, elements.as_ref(), at)).await?;
-            let (runs, ended, next) = page;
-            plan.ended &= ended;
-            from = next;
-            for run in runs {
-                match plan.runs.last_mut() {
-                    Some(before) if continues(before, &run) => before.last = run.last,
-                    Some(_) | None => plan.runs.push(run),
-                }
-            }
-        }
-        Ok(plan)
-    }
-}
-
-fn continues(before: &Run, run: &Run) -> bool {
-    before.last.wrapping_add(1) == run.first && *before == Run { first: before.first, last: before.last, ..run.clone() }
-}
-
-type Page = (Vec<Run>, bool, Option<(Index, Rank)>);
-
-fn page(view: &View<'_>, job: JobId, elements: Option<&RangeSet>, from: (Index, Rank)) -> Page {
-    let page = view.state.tasks(job, elements, from, TASKS_PAGE);
-    let mut runs: Vec<Run> = Vec::new();
-    let mut ended = true;
-    for task in &page.tasks {
-        ended &= is_ended(task.state);
-        let node = task.node.and_then(|node| view.state.node(node)).map(|node| node.body.name.to_string());
-        let (attempt, node) = (task.attempt, node.unwrap_or_default());
-        let run = Run { first: task.index, last: task.index, rank: task.rank, attempt, node };
-        match runs.last_mut() {
-            Some(before) if continues(before, &run) => before.last = run.last,
-            Some(_) | None => runs.push(run),
-        }
-    }
-    (runs, ended, page.next)
 }
 
 fn unreachable(nodes: &[String]) -> Refusal {

@@ -67,6 +67,11 @@ impl Refusal {
         Refusal::new(Code::Internal, "invariant", message, "please report it with `refused-inputs` of the state folder")
     }
 
+    pub(crate) fn late_hello() -> Refusal {
+        let message = "the node has said Hello on a newer stream";
+        Refusal::new(Code::Aborted, "late-hello", message, "")
+    }
+
     pub(crate) fn missing(field: &'static str) -> Refusal {
         Refusal::new(Code::InvalidArgument, "missing-field", format!("the request lacks `{field}`"), "")
     }

@@ -25,10 +25,11 @@ const PROGRESS_BYTES_MAX: usize = 4 << 10;
 
 /// Reads a Hello.
 pub(crate) fn hello(hello: wire::Hello) -> Result<(NodeHello, Volatile), Refusal> {
+    let said_ms = hello.said_ms;
     let name =
         NodeName::new(&hello.node_name).map_err(|error| invalid("bad-name", format!("the node's name {error}")))?;
     let inventory = hello.inventory.ok_or_else(|| Refusal::missing("inventory"))?;
-    let volatile = volatile(&inventory);
+    let volatile = Volatile { hello_ms: said_ms, ..volatile(&inventory) };
     let leases = hello.leases.into_iter().map(held).collect::<Result<_, _>>()?;
     let inventory = inventory_from(inventory).map_err(|error| invalid("bad-inventory", error.to_string()))?;
     let (uuid, boot_id, agent_version) = (hello.node_uuid, hello.boot_id, hello.agent_version);
@@ -38,7 +39,7 @@ pub(crate) fn hello(hello: wire::Hello) -> Result<(NodeHello, Volatile), Refusal
 /// Returns what an inventory says that decides nothing.
 pub(crate) fn volatile(inventory: &wire::Inventory) -> Volatile {
     let device = |device: &wire::GpuDevice| (device.uuid.clone(), (device.utilisation, device.memory_used_bytes));
-    Volatile { heard_wall_ms: None, devices: inventory.devices.iter().map(device).collect() }
+    Volatile { heard_wall_ms: None, hello_ms: 0, devices: inventory.devices.iter().map(device).collect() }
 }
 
 fn held(lease: wire::HeldLease) -> Result<HeldLease, Refusal> {

@@ -131,10 +131,7 @@ impl Reader {
 
     async fn take(&self, node: NodeId, message: FromNode) -> Result<(), Refusal> {
         let said = match message {
-            FromNode::Hello(hello) => {
-                let out = self.out.upgrade().ok_or_else(Refusal::stopping)?;
-                return self.hello(hello, out).await.map(|_| ());
-            }
+            FromNode::Hello(_) => return Err(invalid("second-hello", "a stream has one Hello; dial again")),
             FromNode::Heartbeat(beat) => {
                 Said::Heartbeat { sent_ms: beat.sent_ms, leases: (beat.lease_count, beat.lease_hash) }
             }

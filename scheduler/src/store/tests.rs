@@ -175,3 +175,50 @@ fn a_chunk_of_a_million_finished_tasks_takes_few_bytes() {
     // Even in chunks of 64 tasks, each with its own report, a million of them is 15,625 of these.
     assert!(bytes.len() * 15_625 < 2 << 20, "{} bytes a chunk", bytes.len());
 }
+
+#[test]
+fn a_forgotten_job_is_found_in_its_rows_with_its_tasks() {
+    use gangsaw_core::id::JobId;
+    use gangsaw_core::job::draft::{ArrayDraft, StepRange};
+    use gangsaw_proto::jobs::v1 as wire;
+    use prost::Message;
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut both = Both::open(dir.path());
+    let array = ArrayDraft { ranges: vec![StepRange { first: 0, last: 4_999, step: 1 }], running_max: 0 };
+    let draft = JobDraft {
+        name: "sweep".into(),
+        work: Some(WorkDraft::Shell("true".into())),
+        array: Some(array),
+        ..JobDraft::default()
+    };
+    let spec = JobSpec::try_from(draft).unwrap();
+    let submit = Submit { key: IdempotencyKey::new("k").unwrap(), user: "ada".into(), jobs: vec![spec] };
+    for (at, input) in [(5, Input::Submit(submit)), (9, Input::Cancel { job: JobId(1), elements: None })] {
+        let (actor, request_id) = (Actor::new("ada").unwrap(), RequestId::new("r").unwrap());
+        let step = decide(&both.state, Time(at), &Request { actor, tenant: Tenant::default(), request_id, input });
+        step.events.iter().for_each(|event| apply(&mut both.state, Time(at), event));
+        both.store.append(Time(at), 1_000 + at, &step.events, &[]).unwrap();
+    }
+    let now = crate::wire::view::Now { time: Time(20), wall_ms: 1_020 };
+    let rows = old::rows(&both.state, JobId(1), now);
+    assert!(rows.len() <= 3, "five thousand alike tasks are one row: {}", rows.len());
+    let forgotten = Event::JobForgotten { job: JobId(1) };
+    apply(&mut both.state, Time(20), &forgotten);
+    both.store.append(Time(20), 1_020, &[forgotten], &rows).unwrap();
+    assert!(both.state.job(JobId(1)).is_none());
+
+    let connection = both.store.connection();
+    let found = history::job(connection, 1).unwrap().unwrap();
+    let job = wire::Job::decode(found.job.as_slice()).unwrap();
+    assert_eq!((job.name.as_str(), job.state(), job.element_count), ("sweep", wire::State::Cancelled, 5_000));
+    let runs = history::tasks(connection, 1, (4_000, 0), 10).unwrap();
+    assert_eq!((runs.len(), runs[0].first, runs[0].last), (1, 0, 4_999));
+    let filter = |user: &str, states: Vec<i32>| history::Filter { user: user.into(), states, ..Default::default() };
+    let count = |filter: history::Filter| history::jobs(connection, &filter, 10).unwrap().len();
+    assert_eq!(count(filter("ada", Vec::new())), 1);
+    assert_eq!(count(filter("bob", Vec::new())), 0);
+    assert_eq!(count(filter("", vec![wire::State::Cancelled.into()])), 1);
+    assert_eq!(count(filter("", vec![wire::State::Completed.into()])), 0);
+    assert_eq!(count(history::Filter { below: Some(1), ..Default::default() }), 0);
+}

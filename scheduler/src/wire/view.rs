@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use gangsaw_core::id::{Index, JobId, Rank};
-use gangsaw_core::job::body::{DeviceCode, Job};
+use gangsaw_core::job::body::{CancelCause, DeviceCode, Job};
+use gangsaw_core::job::record::ElementState;
 use gangsaw_core::job::spec::JobSpec;
 use gangsaw_core::node::Node;
 use gangsaw_core::queue::{Queue, QueueKey};
 use gangsaw_core::ranges::RangeSet;
+use gangsaw_core::reason::Reason;
 use gangsaw_core::state::State;
 use gangsaw_core::state::view::TaskView;
 use gangsaw_core::time::Time;
@@ -60,11 +62,7 @@ pub(crate) fn job(state: &State, job: &Job, now: Now) -> jobs::v1::Job {
             .into_iter()
             .map(|(state, count)| jobs::v1::StateCount { state: terms::state(state).into(), count })
             .collect(),
-        reasons: state
-            .wait_reasons(body.id, now.time)
-            .into_iter()
-            .map(|reason| jobs::v1::WaitReason { reason: reason.code().to_owned(), message: reason.to_string() })
-            .collect(),
+        reasons: reasons(state, job, now),
         device: device.map_or("", |device| if device.gpu { "gpu" } else { "cpu" }).to_owned(),
         device_reason: device.map(|device| jobs::v1::DeviceReason {
             code: match device.code {
@@ -80,6 +78,25 @@ pub(crate) fn job(state: &State, job: &Job, now: Now) -> jobs::v1::Job {
         command: body.spec.command(),
         exit_code: body.exit_code,
     }
+}
+
+/// Returns why elements wait, or why a cancelled job never started.
+fn reasons(state: &State, job: &Job, now: Now) -> Vec<jobs::v1::WaitReason> {
+    let mut reasons = state.wait_reasons(job.body.id, now.time);
+    if let Some(CancelCause::DependencyFailed { on }) = job.body.cancelled
+        && state.job_state(job.body.id) == Some(ElementState::Cancelled)
+    {
+        reasons.push(Reason::DependencyFailed { on });
+    }
+    let said = |reason: &Reason| match reason {
+        // Cluster time means nothing to people.
+        Reason::Backoff { elements, until } => {
+            let seconds = until.since(now.time).0.div_ceil(1_000);
+            format!("{elements} element(s) wait before their next attempt, the first for {seconds} s more")
+        }
+        other => other.to_string(),
+    };
+    reasons.iter().map(|reason| jobs::v1::WaitReason { reason: reason.code().to_owned(), message: said(reason) }).collect()
 }
 
 /// Returns a spec as people see it: values that may be secret are masked.
@@ -139,6 +156,8 @@ pub(crate) fn tasks(
 pub(crate) struct Volatile {
     /// Wall time when it was last heard, in ms.
     pub(crate) heard_wall_ms: Option<u64>,
+    /// The node's BOOTTIME in ms of its newest Hello.
+    pub(crate) hello_ms: u64,
     /// Utilisation in percent and memory used, by device.
     pub(crate) devices: BTreeMap<String, (Option<u32>, Option<u64>)>,
 }

@@ -123,11 +123,25 @@ impl Agent {
         Agent::try_attach(clients, name, &format!("uuid-{name}"), leases).await.unwrap()
     }
 
+    /// Attaches with a Hello that was said at `said_ms` and may be late.
+    pub(crate) async fn attach_late(clients: &Clients, name: &str, said_ms: u64) -> Result<Agent, Status> {
+        Agent::attach_with(clients, (name, &format!("uuid-{name}")), Vec::new(), said_ms).await
+    }
+
     pub(crate) async fn try_attach(
         clients: &Clients,
         name: &str,
         uuid: &str,
         leases: Vec<node::HeldLease>,
+    ) -> Result<Agent, Status> {
+        Agent::attach_with(clients, (name, uuid), leases, 0).await
+    }
+
+    async fn attach_with(
+        clients: &Clients,
+        (name, uuid): (&str, &str),
+        leases: Vec<node::HeldLease>,
+        said_ms: u64,
     ) -> Result<Agent, Status> {
         let (out, messages) = mpsc::channel(64);
         let hello = node::Hello {
@@ -142,6 +156,7 @@ impl Agent {
                 ..Default::default()
             }),
             leases,
+            said_ms,
         };
         out.send(node::AttachRequest { message: Some(ToScheduler::Hello(hello)) }).await.unwrap();
         let incoming = clients.node.clone().attach(ReceiverStream::new(messages)).await?.into_inner();

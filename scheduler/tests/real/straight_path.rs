@@ -100,6 +100,10 @@ async fn an_agent_that_redials_gets_what_it_is_owed() {
     second.report(lost.lease_id, vec![revoked]).await;
     assert_eq!(wait(&scheduler.clients, 1).await.state(), jobs::State::Cancelled);
 
+    let newer = Agent::attach_late(&scheduler.clients, "n1", 2_000).await.unwrap();
+    let late = Agent::attach_late(&scheduler.clients, "n1", 1_000).await.err().unwrap();
+    assert_eq!(crate::common::reason(&late).0, "late-hello", "a stream that was given up does not speak for the node");
+    drop(newer);
     let other = crate::common::Agent::try_attach(&scheduler.clients, "n1", "another-uuid", Vec::new()).await;
     assert!(other.is_err(), "another agent under the same name is refused");
     scheduler.stop().await;

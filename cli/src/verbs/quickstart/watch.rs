@@ -22,7 +22,7 @@ pub(crate) struct Watcher {
 impl Watcher {
     /// Shows a bar if stderr is a terminal.
     pub(crate) fn new() -> Watcher {
-        let style = ProgressStyle::with_template("{msg:<44} [{bar:32}] {pos}/{len} {elapsed_precise}");
+        let style = ProgressStyle::with_template("{msg} [{wide_bar}] {pos}/{len} {elapsed}");
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ");
         let bar = std::io::stderr().is_terminal().then(|| ProgressBar::new(0).with_style(style));
         Watcher { bar, state: "", loss: None, accuracy: None, epoch: 0 }
