@@ -156,34 +156,15 @@ impl History {
                 self.limits.insert(queue.clone(), *limits);
                 Ok(())
             }
-            Event::ChunkLeased { lease, job, first, last, attempt, node, slots, hold, .. } => {
-                let holds = std::slice::from_ref(hold);
-                let track = LeaseTrack::new(*job, *node, (*first, *last), *attempt, *lease, u64::from(*slots));
-                self.leased(*lease, track, holds)?;
-                (*first..=*last).try_for_each(|index| self.placed(*lease, *job, index, *attempt))?;
-                self.within_limits(*job, *lease)
-            }
-            Event::GangLeased { job, index, attempt, parts, .. } => {
-                let head = parts.first().map_or(LeaseId(0), |part| part.lease);
-                for part in parts {
-                    let track = LeaseTrack::new(*job, part.node, (*index, *index), *attempt, head, 1);
-                    self.leased(part.lease, track, &part.ranks)?;
-                }
-                self.placed(head, *job, *index, *attempt)?;
-                self.within_limits(*job, head)
-            }
+            Event::ChunkLeased { .. } => self.chunk_leased(&record.event),
+            Event::GangLeased { .. } => self.gang_leased(&record.event),
             Event::LeasePrepared { lease, .. } => self.is_current(*lease, None),
             Event::RankEnded { lease, rank, .. } => {
                 self.is_current(*lease, None)?;
                 self.release(*lease, Some(*rank));
                 Ok(())
             }
-            Event::TaskStarted { lease, job, index, rank, .. } => {
-                self.is_current(*lease, Some(*index))?;
-                let attempt = self.leases.get(lease).map_or(0, |track| track.attempt);
-                let ran = truth.ran((*job, *index, *rank, attempt));
-                held(ran, || format!("{job}[{index}].{rank} is said to have started and was never executed"))
-            }
+            Event::TaskStarted { lease, job, index, rank, .. } => self.task_started(*lease, *job, *index, *rank, truth),
             Event::ElementsSucceeded { lease, job, first, last, .. } => {
                 (*first..=*last).try_for_each(|index| self.completed(*lease, *job, index, truth))
             }
@@ -223,6 +204,34 @@ impl History {
             | Event::ReportTaken { .. }
             | Event::Restored(_) => Ok(()),
         }
+    }
+
+    fn chunk_leased(&mut self, event: &Event) -> Check {
+        let Event::ChunkLeased { lease, job, first, last, attempt, node, slots, hold, .. } = event else {
+            return Ok(());
+        };
+        let track = LeaseTrack::new(*job, *node, (*first, *last), *attempt, *lease, u64::from(*slots));
+        self.leased(*lease, track, std::slice::from_ref(hold))?;
+        (*first..=*last).try_for_each(|index| self.placed(*lease, *job, index, *attempt))?;
+        self.within_limits(*job, *lease)
+    }
+
+    fn gang_leased(&mut self, event: &Event) -> Check {
+        let Event::GangLeased { job, index, attempt, parts, .. } = event else { return Ok(()) };
+        let head = parts.first().map_or(LeaseId(0), |part| part.lease);
+        for part in parts {
+            let track = LeaseTrack::new(*job, part.node, (*index, *index), *attempt, head, 1);
+            self.leased(part.lease, track, &part.ranks)?;
+        }
+        self.placed(head, *job, *index, *attempt)?;
+        self.within_limits(*job, head)
+    }
+
+    fn task_started(&self, lease: LeaseId, job: JobId, index: Index, rank: Rank, truth: &Truth) -> Check {
+        self.is_current(lease, Some(index))?;
+        let attempt = self.leases.get(&lease).map_or(0, |track| track.attempt);
+        let ran = truth.ran((job, index, rank, attempt));
+        held(ran, || format!("{job}[{index}].{rank} is said to have started and was never executed"))
     }
 
     fn submitted(&mut self, tenant: &Tenant, key: &IdempotencyKey, jobs: &[NewJob], at: Time) -> Check {

@@ -29,7 +29,9 @@ impl History {
         let takes_gpus = self.leases.get(&lease).is_some_and(|track| !track.devices.is_empty());
         if let Some(most) = limits.gpus_max.filter(|_| takes_gpus) {
             let of_queue = |lease: &&LeaseId| {
-                let job = self.leases.get(lease).and_then(|lease| self.jobs.get(&lease.job));
+                // A fenced lease holds its devices on the node, and counts for its queue no more.
+                let live = self.leases.get(lease).filter(|track| !track.fenced);
+                let job = live.and_then(|track| self.jobs.get(&track.job));
                 job.is_some_and(|job| job.queue == track.queue)
             };
             let gpus = self.holders.values().filter(of_queue).count() as u64;
