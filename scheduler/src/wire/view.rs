@@ -88,15 +88,19 @@ fn reasons(state: &State, job: &Job, now: Now) -> Vec<jobs::v1::WaitReason> {
     {
         reasons.push(Reason::DependencyFailed { on });
     }
-    let said = |reason: &Reason| match reason {
+    let said = |reason: &Reason| {
         // Cluster time means nothing to people.
-        Reason::Backoff { elements, until } => {
+        if let Reason::Backoff { elements, until } = reason {
             let seconds = until.since(now.time).0.div_ceil(1_000);
             format!("{elements} element(s) wait before their next attempt, the first for {seconds} s more")
+        } else {
+            reason.to_string()
         }
-        other => other.to_string(),
     };
-    reasons.iter().map(|reason| jobs::v1::WaitReason { reason: reason.code().to_owned(), message: said(reason) }).collect()
+    reasons
+        .iter()
+        .map(|reason| jobs::v1::WaitReason { reason: reason.code().to_owned(), message: said(reason) })
+        .collect()
 }
 
 /// Returns a spec as people see it: values that may be secret are masked.

@@ -8,11 +8,16 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use gangsaw_core::apply::apply;
+use gangsaw_core::check::History;
+use gangsaw_core::id::JobId;
+use gangsaw_core::state::State;
 use gangsaw_proto::jobs::v1 as jobs;
+use gangsaw_proto::node::v1::attach_response::Message as ToNode;
 use gangsaw_scheduler::Config;
 use tokio_util::sync::CancellationToken;
 
-use crate::common::{Agent, Clients, PATIENCE, connect, get, shell, token};
+use crate::common::{Agent, Clients, PATIENCE, connect, ended, get, shell, started, token, wait};
 
 const CHILD: &str = "GANGSAW_TEST_SCHEDULER_STATE";
 
@@ -77,22 +82,23 @@ impl Process {
     }
 }
 
-/// Drives submits and an agent until the scheduler dies or all is done; returns the acknowledged jobs by key.
-async fn drive(clients: &Clients, jobs_wanted: u32) -> BTreeMap<String, u64> {
-    let agent = tokio::spawn({
-        let clients = clients.clone();
-        async move {
-            let Ok(mut agent) = Agent::try_attach(&clients, "n1", "uuid-n1", Vec::new()).await else { return };
-            use gangsaw_proto::node::v1::attach_response::Message as ToNode;
-            while let Some(message) = agent.try_next().await {
-                if let ToNode::Grant(grant) = message {
-                    let facts =
-                        vec![crate::common::started(grant.first_index), crate::common::ended(grant.first_index, 0)];
-                    agent.say(grant.lease_id, facts).await;
-                }
+/// Plays a node that ends every grant well, for as long as its session lasts.
+fn play_node(clients: &Clients) -> tokio::task::JoinHandle<()> {
+    let clients = clients.clone();
+    tokio::spawn(async move {
+        let Ok(mut agent) = Agent::try_attach(&clients, "n1", "uuid-n1", Vec::new()).await else { return };
+        while let Some(message) = agent.try_next().await {
+            if let ToNode::Grant(grant) = message {
+                let facts = vec![started(grant.first_index), ended(grant.first_index, 0)];
+                agent.say(grant.lease_id, facts).await;
             }
         }
-    });
+    })
+}
+
+/// Submits beside a node until the scheduler dies or all is submitted; returns the acknowledged jobs by key.
+async fn drive(clients: &Clients, jobs_wanted: u32) -> BTreeMap<String, u64> {
+    let node = play_node(clients);
     let mut acknowledged = BTreeMap::new();
     for number in 0..jobs_wanted {
         let key = format!("k{number}");
@@ -103,8 +109,36 @@ async fn drive(clients: &Clients, jobs_wanted: u32) -> BTreeMap<String, u64> {
             Err(_) => break,
         }
     }
-    agent.abort();
+    node.abort();
     acknowledged
+}
+
+/// Lets a restarted scheduler finish every job, and then reads the whole log: each job ended once, nothing that a
+/// history must never show, every round decided again as it was.
+async fn finish_and_check_history(state_dir: &Path) {
+    let mut process = Process::start(state_dir, &[]);
+    let clients = process.connect(state_dir).await.unwrap();
+    let node = play_node(&clients);
+    let all = jobs::ListJobsRequest { all: true, page_size: 1_000, ..Default::default() };
+    let listed = clients.jobs.clone().list_jobs(all).await.unwrap().into_inner().jobs;
+    for job in &listed {
+        assert_eq!(wait(&clients, job.job_id).await.state(), jobs::State::Completed);
+    }
+    node.abort();
+    process.kill();
+
+    let (mut history, mut state, mut records) = (History::default(), State::new(), Vec::new());
+    gangsaw_scheduler::read_log(state_dir, |record| {
+        assert_eq!(history.note(&state, &record.event), Ok(()), "event {}", record.seq);
+        apply(&mut state, record.at, &record.event);
+        records.push(record);
+    })
+    .unwrap();
+    assert_eq!(gangsaw_core::check::check(&state), Ok(()));
+    for job in &listed {
+        assert_eq!(history.ended(JobId(job.job_id)).len(), 1);
+    }
+    assert_eq!(gangsaw_core::place::replay(State::new(), &records), []);
 }
 
 /// Restarts and checks that every acknowledged job is there once, and that keys still mean their jobs.
@@ -136,6 +170,9 @@ async fn no_acknowledged_job_is_lost_when_the_scheduler_dies_at_any_append() {
             assert_eq!(process.died_of(), Some(6), "it died at {at}");
             assert!(acknowledged.len() < 40, "{at}");
             check(dir.path(), &acknowledged).await;
+            if append % 4 == 2 {
+                finish_and_check_history(dir.path()).await;
+            }
         }
     }
 }
