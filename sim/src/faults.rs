@@ -128,7 +128,7 @@ impl Fault {
 }
 
 /// How long a partition or another state lasts: mostly seconds, at times longer than any time to live.
-const SPANS_MS: [u64; 8] = [1_000, 3_000, 5_000, 5_000, 20_000, 45_000, 90_000, 1_200_000];
+const SPANS_MS: [u64; 8] = [1_000, 3_000, 5_000, 20_000, 45_000, 60_000, 90_000, 1_200_000];
 
 impl World {
     /// Does a random fault, and plans the next.
