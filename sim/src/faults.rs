@@ -94,6 +94,19 @@ impl Fault {
         Fault::WatcherBroken,
     ];
 
+    fn ends_scheduler(self) -> bool {
+        let ends = [
+            Fault::SchedulerKilled,
+            Fault::PowerLost,
+            Fault::WallClockWrong,
+            Fault::CrashBeforeAppend,
+            Fault::CrashInAppend,
+            Fault::CrashAfterAppend,
+            Fault::AppendFailed,
+        ];
+        ends.contains(&self)
+    }
+
     /// Returns its name.
     pub fn name(self) -> &'static str {
         match self {
@@ -137,7 +150,10 @@ impl World {
             return;
         }
         let at = usize::try_from(self.rng.below(self.nodes.len() as u64)).unwrap_or(0);
+        // Some schedulers live long, for each start gives every node a full time to live and none is ever lost.
+        let spared = self.hardy_scheduler && self.rng.permille(970);
         if let Some(fault) = self.rng.pick(&Fault::ALL)
+            && !(spared && fault.ends_scheduler())
             && self.inflict(fault, at)
         {
             self.counters.fault(fault);

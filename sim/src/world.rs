@@ -88,6 +88,7 @@ pub struct World {
     pub(crate) work_pause_ms: u64,
     pub(crate) fault_pause_ms: u64,
     pub(crate) long_downtimes: u32,
+    pub(crate) hardy_scheduler: bool,
     pub(crate) measured_downtime: Option<u64>,
     /// Nobody asks and nothing breaks until then: the scheduler is down for days.
     pub(crate) quiet_until: u64,
@@ -133,6 +134,7 @@ impl World {
             work_pause_ms: rng.pick(&[40, 150, 600]).unwrap_or(150),
             fault_pause_ms: rng.pick(&[300, 1_500, 8_000]).unwrap_or(1_500),
             long_downtimes: u32::from(rng.permille(400)),
+            hardy_scheduler: rng.permille(500),
             measured_downtime: None,
             quiet_until: 0,
             inputs: 0,
