@@ -35,8 +35,7 @@ pub(crate) fn listed(
         }
         let Some(terms) = convert::terms(grant) else { continue };
         let held = pending(grant.lease_id);
-        let begun =
-            if held { u64::from(terms.first) } else { begun_at_most(&terms, grant.slots, &facts) };
+        let begun = if held { u64::from(terms.first) } else { begun_at_most(&terms, grant.slots, &facts) };
         leases.push(Adopted { held, open: all(&terms), terms, begun, renewed: now });
     }
     Spool { leases, facts }

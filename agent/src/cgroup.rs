@@ -141,14 +141,9 @@ impl Cgroups {
         Slot::open(&self.bases, number)
     }
 
-    /// Removes our folders. What is still populated stays.
+    /// Removes our folders: the supervisor leaves. What is still populated stays.
     pub(crate) fn remove(&self) {
-        for folder in self.folders() {
-            for slot in leftover::slots(folder) {
-                let _ = fs::remove_dir(slot);
-            }
-            let _ = fs::remove_dir(folder);
-        }
+        self.folders().for_each(leftover::remove);
     }
 }
 

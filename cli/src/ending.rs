@@ -33,7 +33,10 @@ fn ending(job: &Job, tasks: &[Task]) -> Ending {
     if let Some(never) = never
         && tasks.iter().all(|task| task.attempt == 0)
     {
-        return Ending { code: NO_CODE, note: Some(format!("job {} never started: {}", job.job_id, never.message)) };
+        return Ending {
+            code: NO_CODE,
+            note: Some(format!("error[{}]: job {} never started: {}", never.reason, job.job_id, never.message)),
+        };
     }
     let code = code(tasks);
     let speaks = tasks.iter().filter(|task| task_code(task) == code && code != 0);
@@ -57,8 +60,10 @@ fn note(job_id: u64, task: &Task) -> Option<String> {
         | State::Completed
         | State::Cancelled => return None,
     };
-    let place = format!("job {job_id}[{}].{}", task.index, task.rank);
-    Some(format!("{place} is {}: {}", words::state(task.state()), crate::spec::read::harmless(&told)))
+    let state = words::state(task.state());
+    let reason = state.to_lowercase().replace('_', "-");
+    let told = crate::spec::read::harmless(&told);
+    Some(format!("error[{reason}]: job {job_id}[{}].{} is {state}: {told}", task.index, task.rank))
 }
 
 /// The exit code of the selected tasks, all of which have ended.

@@ -21,6 +21,9 @@ pub(crate) const STORE: u8 = 74;
 /// The reader of our output has gone, as a shell reports SIGPIPE.
 pub(crate) const NO_READER: u8 = 141;
 
+/// Some of the logs that were asked for lie on a node that does not answer now.
+pub(crate) const NODE_UNREACHABLE: &str = "node-unreachable";
+
 /// Why a verb did not do what it was asked.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -124,17 +127,22 @@ pub(crate) fn submit_faults(status: &tonic::Status) -> Option<SubmitFaults> {
     detail(status, "gangsaw.jobs.v1.SubmitFaults")
 }
 
-/// True when the scheduler could not be reached, went away or is too busy, so that asking again may help.
+/// The reason a scheduler gave; none when the connection failed.
+pub(crate) fn reason(status: &tonic::Status) -> Option<String> {
+    Some(detail::<ErrorInfo>(status, "google.rpc.ErrorInfo")?.reason)
+}
+
+/// True when the scheduler could not be reached, went away, is too busy or misses a node, so that asking again may help.
 pub(crate) fn may_pass(status: &tonic::Status) -> bool {
-    match detail::<ErrorInfo>(status, "google.rpc.ErrorInfo") {
-        Some(info) => ["stopping", "busy"].contains(&info.reason.as_str()),
+    match reason(status) {
+        Some(reason) => ["stopping", "busy", NODE_UNREACHABLE].contains(&reason.as_str()),
         None => is_unreachable(status),
     }
 }
 
 /// True when no scheduler said this.
 fn is_unreachable(status: &tonic::Status) -> bool {
-    if detail::<ErrorInfo>(status, "google.rpc.ErrorInfo").is_some() {
+    if reason(status).is_some() {
         return false;
     }
     let broken = [tonic::Code::Unknown, tonic::Code::Internal, tonic::Code::Cancelled].contains(&status.code());

@@ -9,7 +9,7 @@ use std::io::Write as _;
 use gangsaw_proto::jobs::v1::{ReadLogsRequest, ReadLogsResponse, Stream};
 
 use crate::client::{Client, Patience};
-use crate::fail::Failure;
+use crate::fail::{self, Failure};
 
 /// A line longer than this is passed on in pieces.
 const LINE_MAX: usize = 64 << 10;
@@ -43,15 +43,22 @@ impl Show {
     /// Shows one chunk.
     fn chunk(&mut self, chunk: &ReadLogsResponse) -> Result<(), Failure> {
         let source = (chunk.index, chunk.rank, chunk.attempt, chunk.stream);
-        let skip = self.skip.entry(source).or_default();
-        let skipped = usize::try_from(*skip).unwrap_or(usize::MAX).min(chunk.data.len());
-        if chunk.dropped_bytes > 0 && *skip == 0 {
-            crate::output::note(&format!("note: {} bytes dropped of {}", chunk.dropped_bytes, name(source)));
+        let (data, dropped) = self.unseen(source, chunk);
+        if dropped > 0 {
+            crate::output::note(&format!("note: {dropped} bytes dropped of {}", name(source)));
         }
+        if self.named { self.lines(source, data) } else { write(source, data) }
+    }
+
+    /// What of a chunk was not shown before a restart: its bytes, and how many were dropped before them.
+    fn unseen<'c>(&mut self, source: Source, chunk: &'c ReadLogsResponse) -> (&'c [u8], u64) {
+        let skip = self.skip.entry(source).or_default();
+        let dropped = if *skip == 0 { chunk.dropped_bytes } else { 0 };
+        let skipped = usize::try_from(*skip).unwrap_or(usize::MAX).min(chunk.data.len());
         *skip -= skipped as u64;
         let data = &chunk.data[skipped..];
         *self.shown.entry(source).or_default() += data.len() as u64;
-        if self.named { self.lines(source, data) } else { write(source, data) }
+        (data, dropped)
     }
 
     /// Shows whole lines with the task's name.
@@ -109,6 +116,11 @@ pub(crate) async fn follow(client: &mut Client, request: &ReadLogsRequest, named
     loop {
         match once(client, request, &mut show, &mut patience).await? {
             Ok(()) => return show.finish(),
+            // What the node has now is asked for again only by those who wait for more.
+            Err(status) if !request.follow && fail::reason(&status).as_deref() == Some(fail::NODE_UNREACHABLE) => {
+                show.finish()?;
+                return Err(client.refused(&status));
+            }
             Err(status) => {
                 patience.wait(client, &status).await?;
                 show.again();
@@ -137,5 +149,31 @@ async fn once(
             Ok(None) => return Ok(Ok(())),
             Err(status) => return Ok(Err(status)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_again_shows_each_byte_once() {
+        let source = (0, 0, 1, i32::from(Stream::Stdout));
+        let chunk = |text: &str, dropped_bytes| ReadLogsResponse {
+            index: 0,
+            rank: 0,
+            attempt: 1,
+            stream: Stream::Stdout.into(),
+            data: text.as_bytes().to_vec(),
+            dropped_bytes,
+        };
+        let mut show = Show::new(false);
+        assert_eq!(show.unseen(source, &chunk("hello ", 0)), (b"hello ".as_slice(), 0));
+        assert_eq!(show.unseen(source, &chunk("wor", 7)), (b"wor".as_slice(), 7));
+        show.again();
+        assert_eq!(show.unseen(source, &chunk("hell", 0)), (b"".as_slice(), 0));
+        assert_eq!(show.unseen(source, &chunk("o world", 7)), (b"ld".as_slice(), 0), "cut elsewhere, and told once");
+        show.again();
+        assert_eq!(show.unseen(source, &chunk("hello world!", 0)), (b"!".as_slice(), 0));
     }
 }

@@ -250,11 +250,8 @@ impl Agent {
     /// Takes the list of a living supervisor. A lease that it does not hold never reached it, or died with an earlier
     /// one: what was open of it is lost.
     fn listed(&mut self, now: Time, list: Spool, out: &mut Vec<Effect>) {
-        let begun: BTreeMap<LeaseId, Option<u64>> = list
-            .leases
-            .iter()
-            .map(|adopted| (adopted.terms.lease, (!adopted.held).then_some(adopted.begun)))
-            .collect();
+        let begun: BTreeMap<LeaseId, Option<u64>> =
+            list.leases.iter().map(|adopted| (adopted.terms.lease, (!adopted.held).then_some(adopted.begun))).collect();
         if let Some(renewed) = list.leases.iter().map(|adopted| adopted.renewed).max()
             && !self.listed
         {

@@ -10,6 +10,7 @@ use gangsaw_core::agent;
 use gangsaw_core::effect::{Effect, Reply};
 use gangsaw_core::event::{Event, Restored};
 use gangsaw_core::input::{FactKind, Input};
+use gangsaw_core::job::record::Outcome;
 
 use crate::faults::Fault;
 
@@ -20,6 +21,8 @@ pub enum Group {
     Input,
     /// Events in the log.
     Event,
+    /// Outcomes of attempts.
+    Outcome,
     /// Parts of snapshots.
     Restored,
     /// Effects of the scheduler's core.
@@ -78,6 +81,7 @@ const EVENTS: &[&str] = &[
     "ReportTaken",
     "Restored",
 ];
+const OUTCOMES: &[&str] = &["Ok", "Failed", "Oom", "Timeout", "Preempted", "Infra", "Cancelled", "Fenced"];
 const RESTORED: &[&str] = &["Queue", "Node", "Job", "Gang", "Lease", "Key", "Counters"];
 const EFFECTS: &[&str] = &["Reply", "Grant", "Start", "Revoke", "Trim", "AckReport"];
 const REPLIES: &[&str] = &["Submitted", "Faults", "Refused", "Cancelled", "Retried", "Done", "Welcome"];
@@ -154,6 +158,7 @@ impl Counters {
         match group {
             Group::Input => INPUTS.to_vec(),
             Group::Event => EVENTS.to_vec(),
+            Group::Outcome => OUTCOMES.to_vec(),
             Group::Restored => RESTORED.to_vec(),
             Group::Effect => EFFECTS.to_vec(),
             Group::Reply => REPLIES.to_vec(),
@@ -208,7 +213,10 @@ impl Counters {
             Event::ElementsSucceeded { .. } => "ElementsSucceeded",
             Event::RankEnded { .. } => "RankEnded",
             Event::GangStopping { .. } => "GangStopping",
-            Event::AttemptEnded { .. } => "AttemptEnded",
+            Event::AttemptEnded { outcome, .. } => {
+                self.outcome(*outcome);
+                "AttemptEnded"
+            }
             Event::ElementsReturned { .. } => "ElementsReturned",
             Event::LeaseTrimmed { .. } => "LeaseTrimmed",
             Event::LeaseFenced { .. } => "LeaseFenced",
@@ -326,6 +334,20 @@ impl Counters {
         self.add(Group::AgentEffect, name);
     }
 
+    fn outcome(&mut self, outcome: Outcome) {
+        let name = match outcome {
+            Outcome::Ok => "Ok",
+            Outcome::Failed => "Failed",
+            Outcome::Oom => "Oom",
+            Outcome::Timeout => "Timeout",
+            Outcome::Preempted => "Preempted",
+            Outcome::Infra => "Infra",
+            Outcome::Cancelled => "Cancelled",
+            Outcome::Fenced => "Fenced",
+        };
+        self.add(Group::Outcome, name);
+    }
+
     fn restored(&mut self, part: &Restored) {
         let name = match part {
             Restored::Queue { .. } => "Queue",
@@ -345,6 +367,7 @@ impl fmt::Display for Counters {
         let groups = [
             Group::Input,
             Group::Event,
+            Group::Outcome,
             Group::Restored,
             Group::Effect,
             Group::Reply,

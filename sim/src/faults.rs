@@ -128,7 +128,7 @@ impl Fault {
 }
 
 /// How long a partition or another state lasts: mostly seconds, at times longer than any time to live.
-const SPANS_MS: [u64; 8] = [1_000, 3_000, 5_000, 5_000, 20_000, 60_000, 60_000, 1_200_000];
+const SPANS_MS: [u64; 8] = [1_000, 3_000, 5_000, 5_000, 20_000, 45_000, 90_000, 1_200_000];
 
 impl World {
     /// Does a random fault, and plans the next.
@@ -188,7 +188,8 @@ impl World {
                 self.net.wires[at].slow_ms = 2_000;
                 let soon = self.rng.range(50, 1_500);
                 self.queue.add(self.now + soon, Happening::Overtake { node: at });
-                true
+                // Counted when it happens: when something of an older stream arrives.
+                false
             }
             Fault::PartitionBoth => self.hurt_wire(at, |wire, _| (wire.up_blocked, wire.down_blocked) = (true, true)),
             Fault::PartitionUp => self.hurt_wire(at, |wire, _| wire.up_blocked = true),
@@ -276,9 +277,11 @@ impl World {
     }
 
     fn hurt_wire(&mut self, at: usize, hurt: fn(&mut Wire, &mut Rng)) -> bool {
-        hurt(&mut self.net.wires[at], &mut self.rng);
-        let span = self.span();
-        self.queue.add(self.now + span, Happening::Heal { node: at });
+        let until = self.now + self.span();
+        let wire = &mut self.net.wires[at];
+        hurt(wire, &mut self.rng);
+        wire.ill_until = wire.ill_until.max(until);
+        self.queue.add(until, Happening::Heal { node: at });
         true
     }
 

@@ -159,7 +159,7 @@ pub(crate) fn draft(rng: &mut Rng, size: Size, queues: &[&str]) -> JobDraft {
         work: Some(WorkDraft::Argv(behaviour.argv())),
         demands: demands(rng, size),
         grace_ms: rng.permille(500).then(|| i64::try_from(rng.below(5_000)).unwrap_or(0)),
-        lost_after_ms: rng.permille(700).then(|| i64::try_from(rng.range(120_000, 600_000)).unwrap_or(0)),
+        lost_after_ms: rng.permille(700).then(|| i64::try_from(rng.range(30_000, 300_000)).unwrap_or(0)),
         hold: rng.permille(50),
         ..JobDraft::default()
     };

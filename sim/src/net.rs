@@ -60,6 +60,8 @@ pub(crate) struct Stream {
 pub(crate) struct Wire {
     pub(crate) up_blocked: bool,
     pub(crate) down_blocked: bool,
+    /// It is ill until then.
+    pub(crate) ill_until: u64,
     /// Added to every delay.
     pub(crate) slow_ms: u64,
     /// Messages in a thousand that arrive twice.

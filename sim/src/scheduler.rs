@@ -21,6 +21,7 @@ use gangsaw_core::state::State;
 use gangsaw_core::time::{Millis, Time};
 
 use crate::disk::CrashPoint;
+use crate::faults::Fault;
 use crate::net::{Down, Session, Up};
 use crate::world::{Happening, World};
 
@@ -179,6 +180,9 @@ impl World {
             return;
         }
         let node = scheduler.nodes.get(&session).copied();
+        if scheduler.newest.get(&machine).is_some_and(|newest| *newest > session) {
+            self.counters.fault(Fault::StreamOvertaken);
+        }
         match message {
             Up::Hello(hello) => {
                 let newest = scheduler.newest.entry(machine).or_insert(session);
@@ -473,13 +477,11 @@ impl World {
             self.counters.event(event);
         }
         let same = fold.same_as(&scheduler.state);
-        let scheduler_state = scheduler.state.clone();
         let records = events.into_iter().map(|event| Record { seq, at, wall_ms: self.now, event }).collect();
         self.disk.compact(records);
         self.note("snapshot", &[seq]);
         if !same {
-            let what = differs(&fold, &scheduler_state);
-            self.fail(format!("the fold of a snapshot is not the state: {what}"));
+            self.fail(String::from("the fold of a snapshot is not the state"));
         }
     }
 
@@ -505,30 +507,4 @@ fn grows_state(input: &Input) -> bool {
         | Input::ForgetNode { .. }
         | Input::Tick => false,
     }
-}
-
-fn differs(fold: &State, state: &State) -> String {
-    for (a, b) in fold.jobs().zip(state.jobs()) {
-        if format!("{a:?}") != format!("{b:?}") {
-            return format!("job\n{a:?}\n{b:?}");
-        }
-    }
-    for (a, b) in fold.nodes().zip(state.nodes()) {
-        if format!("{a:?}") != format!("{b:?}") {
-            return format!("node\n{a:?}\n{b:?}");
-        }
-    }
-    for (a, b) in fold.leases().zip(state.leases()) {
-        if format!("{a:?}") != format!("{b:?}") {
-            return format!("lease\n{a:?}\n{b:?}");
-        }
-    }
-    for (a, b) in fold.queues().zip(state.queues()) {
-        if format!("{a:?}") != format!("{b:?}") {
-            return format!("queue\n{a:?}\n{b:?}");
-        }
-    }
-    let (a, b) = (format!("{fold:#?}"), format!("{state:#?}")); let _ = std::fs::write("/tmp/a.txt", &a); let _ = std::fs::write("/tmp/b.txt", &b);
-    let lines: Vec<String> = a.lines().zip(b.lines()).filter(|(a, b)| a != b).take(12).map(|(a, b)| format!("{a} | {b}")).collect();
-    format!("{lines:?}")
 }

@@ -34,7 +34,7 @@ const CHAOS_MS_MAX: u64 = 90 * 86_400_000;
 const CALM_MS_MAX: u64 = 12 * 3_600_000;
 
 /// Batches after which all of the state is checked.
-const CHECKED_EVERY: u32 = 8;
+const CHECKED_EVERY: u32 = 16;
 
 /// Something that is planned.
 #[derive(Clone, Debug)]
@@ -288,6 +288,7 @@ impl World {
             Happening::Down { session, message } => self.on_down(session, message),
             Happening::Hangup { session } => self.on_hangup(session),
             Happening::Dial { node, agent } => self.on_dial(node, agent),
+            Happening::Heal { node } if self.net.wires[node].ill_until > self.now => {}
             Happening::Heal { node } => self.heal(node),
             Happening::Overtake { node } => {
                 self.net.wires[node].slow_ms = 0;

@@ -32,7 +32,7 @@ fn no_seed_breaks_a_promise_and_every_event_effect_and_fault_happens() {
     assert_eq!(outcomes.len() as u64, SEEDS);
     assert!(outcomes.iter().all(|outcome| outcome.inputs >= INPUTS), "a seed had fewer than {INPUTS} inputs");
     assert_eq!(all.unlisted(), Vec::<&str>::new(), "counted and not listed");
-    for group in [Group::Event, Group::Restored, Group::Effect, Group::Reply, Group::Input] {
+    for group in [Group::Event, Group::Outcome, Group::Restored, Group::Effect, Group::Reply, Group::Input] {
         assert_eq!(all.below(group, EVENTS_LEAST), [], "{group:?} that happened less than {EVENTS_LEAST} times");
     }
     for group in [Group::AgentInput, Group::AgentEffect, Group::Fact] {

@@ -37,9 +37,11 @@ fn living_supervisor_says_what_is_open_and_the_journal_what_was_promised() {
     let spool = listed(&journal, &[held], vec![succeeded(9, 2, 0, 0)], |lease| lease == 4, Time(7));
     assert_eq!(open(&spool, 1), Some((vec![3, 5, 6], 5)));
     assert_eq!(spool.leases.first().map(|adopted| (adopted.terms.first, adopted.terms.last)), Some((0, 9)));
-    assert_eq!(open(&spool, 2), Some((vec![], 1)), "ended, and not acknowledged");
-    assert_eq!(open(&spool, 3), None, "nobody but the journal knows it");
+    assert_eq!(open(&spool, 2), Some((vec![0], 1)), "over by its fact, which the machine learns");
+    assert_eq!(open(&spool, 3), Some((vec![0], 1)), "it may have run under a supervisor that died");
     assert_eq!(open(&spool, 4), Some((vec![0, 1], 0)), "on its way");
+    let held: Vec<bool> = spool.leases.iter().map(|adopted| adopted.held).collect();
+    assert_eq!(held, [true, false, false, true]);
 }
 
 #[test]

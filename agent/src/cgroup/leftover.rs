@@ -42,10 +42,18 @@ pub(crate) fn empty(folder: &Path) {
     }
 }
 
-/// Removes the slots of `folder` and the folder.
+/// Removes the slots of `folder` and the folder. What is still populated after some seconds stays.
 pub(crate) fn remove(folder: &Path) {
+    let started = Instant::now();
+    while !try_remove(folder) && started.elapsed() < PATIENCE {
+        // A removed slot counts as a child of its folder until the kernel has let go of it, some milliseconds later.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn try_remove(folder: &Path) -> bool {
     for slot in slots(folder) {
         let _ = fs::remove_dir(slot);
     }
-    let _ = fs::remove_dir(folder);
+    !matches!(fs::remove_dir(folder), Err(fault) if fault.kind() == std::io::ErrorKind::ResourceBusy)
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::DATAGRAM_MAX;
 
@@ -24,13 +24,19 @@ pub(crate) struct Update {
     pub(crate) total: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) epoch: Option<f64>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "numbers")]
     pub(crate) metrics: BTreeMap<String, f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) checkpoint: Option<String>,
     /// Which task of the lease it is about, as `GANGSAW_TASK_ID` says it. Stays on the node.
     #[serde(default, skip_serializing)]
     pub(crate) task: Option<String>,
+}
+
+/// A metric that is null has no value now: JSON has no other word for a NaN.
+fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, f64>, D::Error> {
+    let all = BTreeMap::<String, Option<f64>>::deserialize(deserializer)?;
+    Ok(all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
 }
 
 impl Update {

@@ -51,7 +51,8 @@ fn nonsense_is_dropped_and_unknown_keys_are_ignored() {
     }
     let long = format!("{{\"checkpoint\":\"{}\"}}", "x".repeat(DATAGRAM_MAX));
     assert_eq!(Update::parse(long.as_bytes()), None);
-    let update = Update::parse(b"{\"step\":3,\"colour\":\"red\",\"metrics\":{\"loss\":0.5}}").unwrap();
+    let update =
+        Update::parse(b"{\"step\":3,\"colour\":\"red\",\"metrics\":{\"loss\":0.5,\"accuracy\":null}}").unwrap();
     assert_eq!(json(&update), r#"{"step":3,"metrics":{"loss":0.5}}"#);
 }
 

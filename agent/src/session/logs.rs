@@ -1,4 +1,4 @@
-//! Answers the scheduler's questions about logs, on a stream beside the control stream.
+//! Answers the scheduler's questions about logs, on a connection beside the control stream's.
 //!
 //! Each question gets a thread that reads the supervisor's log files, because files block; a question that follows
 //! waits there for new bytes. The scheduler may ask [`QUERIES_MAX`] at once.
@@ -24,10 +24,11 @@ use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::Channel;
 use tonic::{Request, Status};
 use tracing::{debug, warn};
 
+use super::token::Server;
+use super::uplink::connect;
 use crate::supervisor::logs::{LogChunk, LogQuery, LogReader, Stream, forget_attempts};
 
 /// Questions that are answered at the same time.
@@ -40,10 +41,13 @@ const REDIAL: Duration = Duration::from_millis(500);
 const STREAM_STDOUT: u32 = 1;
 const STREAM_STDERR: u32 = 2;
 
-/// A connection to the scheduler and the header that its calls carry.
+/// The scheduler that took this node, and the header that its calls carry.
+///
+/// Logs have a connection of their own: the streams of one connection share its window, so that a reader who stops
+/// would stop the heartbeats, too.
 #[derive(Clone)]
 pub(crate) struct Line {
-    pub(crate) channel: Channel,
+    pub(crate) server: Server,
     pub(crate) authorization: Option<MetadataValue<Ascii>>,
 }
 
@@ -77,6 +81,7 @@ pub(crate) async fn serve(
 }
 
 async fn serve_once(state: &Path, node_name: &str, line: Line) -> Result<(), Status> {
+    let channel = connect(line.server).await.map_err(Status::unavailable)?;
     let (pieces, waiting) = mpsc::channel(PIECES_MAX);
     let hello = ServeLogsRequest { node_name: node_name.to_owned(), ..ServeLogsRequest::default() };
     // The channel is empty, so the first message fits.
@@ -85,7 +90,7 @@ async fn serve_once(state: &Path, node_name: &str, line: Line) -> Result<(), Sta
     if let Some(value) = line.authorization {
         request.metadata_mut().insert("authorization", value);
     }
-    let mut questions = NodeServiceClient::new(line.channel).serve_logs(request).await?.into_inner();
+    let mut questions = NodeServiceClient::new(channel).serve_logs(request).await?.into_inner();
     let mut answering =
         Answering { state: state.to_owned(), pieces, running: BTreeMap::new(), threads: JoinSet::new() };
     while let Some(question) = questions.message().await? {

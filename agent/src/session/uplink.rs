@@ -63,7 +63,6 @@ pub(crate) struct Uplink {
     token: Option<String>,
     state: State,
     pause: Duration,
-    channel: Option<Channel>,
     /// When the Welcome must be there.
     welcome_by: Option<Instant>,
     /// The last failure that was logged as a warning, so that the same one is not repeated for ever.
@@ -75,12 +74,12 @@ impl Uplink {
     pub(crate) fn new(server: Server, token: Option<String>) -> Uplink {
         let pause = pauses(&server).0;
         let state = State::Waiting(Instant::now());
-        Uplink { server, token, state, pause, channel: None, welcome_by: None, warned: String::new() }
+        Uplink { server, token, state, pause, welcome_by: None, warned: String::new() }
     }
 
-    /// The connection, for a second stream beside this one.
-    pub(crate) fn channel(&self) -> Option<Channel> {
-        self.channel.clone()
+    /// Where it dials.
+    pub(crate) fn server(&self) -> Server {
+        self.server.clone()
     }
 
     /// The header that every call carries, if there is a token.
@@ -134,7 +133,6 @@ impl Uplink {
         if let Some(value) = self.authorization() {
             request.metadata_mut().insert("authorization", value);
         }
-        self.channel = Some(channel.clone());
         let mut client = NodeServiceClient::new(channel)
             .max_decoding_message_size(MESSAGE_MAX_BYTES)
             .max_encoding_message_size(MESSAGE_MAX_BYTES);
@@ -159,7 +157,6 @@ impl Uplink {
             warn!(server = %self.server.url(), %why, "no session with the scheduler");
             why.clone_into(&mut self.warned);
         }
-        self.channel = None;
         self.welcome_by = None;
         self.state = State::Waiting(Instant::now() + jitter(self.pause));
         self.pause = (self.pause * 2).min(pauses(&self.server).1);
@@ -174,7 +171,8 @@ async fn before<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> 
     }
 }
 
-async fn connect(server: Server) -> Result<Channel, String> {
+/// Opens one connection to a scheduler.
+pub(crate) async fn connect(server: Server) -> Result<Channel, String> {
     let endpoint = Endpoint::from_shared(server.url()).map_err(|error| error.to_string())?;
     endpoint
         .connect_timeout(CONNECT_TIMEOUT)

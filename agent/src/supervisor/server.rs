@@ -26,7 +26,7 @@ use super::logs::pump::{Logs, Rates};
 use super::paths::Paths;
 use super::report::Reporter;
 use super::slot::Slots;
-use super::spawn::signals;
+use super::spawn::{Stack, signals};
 use crate::cgroup::Cgroups;
 use crate::spool::{self, Spool};
 use gangsaw_proto::supervisor::v1::stop::Reason;
@@ -127,6 +127,7 @@ pub(super) struct Supervisor {
     /// Since when there is neither lease nor agent.
     idle_since: Option<u64>,
     pub(super) buffer: Vec<u8>,
+    pub(super) stack: Stack,
     _lock: File,
 }
 
@@ -170,6 +171,7 @@ impl Supervisor {
             quitting: false,
             idle_since: None,
             buffer: vec![0; TURN_BYTES],
+            stack: Stack::default(),
             _lock: lock,
             paths,
             epoll,

@@ -18,6 +18,7 @@ pub(crate) mod signals;
 use std::ffi::{CStr, CString, c_char};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -122,6 +123,40 @@ pub(crate) fn spawn(plan: &Plan<'_>) -> io::Result<(i32, OwnedFd)> {
         0 => child::run(plan, &tell, parent),
         pid => Ok((pid, status)),
     }
+}
+
+/// The stack of a child that shares our memory.
+#[derive(Debug)]
+pub(crate) struct Stack {
+    /// Far more than system calls need; what is not touched costs nothing.
+    words: Vec<u128>,
+}
+
+impl Default for Stack {
+    fn default() -> Self {
+        Self { words: vec![0; 256 << 10 >> 4] }
+    }
+}
+
+/// Like [`spawn`], but the child borrows our memory instead of copying it, and we wait until its exec: a quarter less
+/// work for a short task. Returns its pid and the step that failed, if one did.
+///
+/// Only where no step of the way can wait for something outside of this machine, for we wait with it.
+pub(crate) fn spawn_sharing(plan: &Plan<'_>, stack: &mut Stack) -> io::Result<(i32, Option<(Step, i32)>)> {
+    let parent = rustix::process::getpid().as_raw_nonzero().get();
+    let shared = child::Shared { plan, parent, failed: AtomicU64::new(0) };
+    let top = stack.words.as_mut_ptr_range().end;
+    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+    // SAFETY: with CLONE_VFORK this thread, the only one, stands still until the child has execed or exited, so what
+    // `shared` borrows stays as it is and nobody else touches `stack`, whose end is aligned as a u128 is. The child
+    // runs `child::enter`: system calls, its own stack, the atomic in `shared`, and errno, which nobody relies on.
+    let pid = unsafe { libc::clone(child::enter, top.cast(), flags, (&raw const shared).cast_mut().cast()) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let failed = shared.failed.into_inner();
+    let [step, errno @ .., _, _, _] = failed.to_le_bytes();
+    Ok((pid, Step::from_byte(step).map(|step| (step, i32::from_le_bytes(errno)))))
 }
 
 /// What the status pipe says.

@@ -110,19 +110,26 @@ impl Supervisor {
             nofile: self.nofile,
             ids: template.ids.as_ref(),
         };
-        let (pid, status) =
-            spawn::spawn(&plan).map_err(|fault| StartFault::infra(start_failed::Step::Fork, "cannot fork", &fault))?;
+        let at_fork = |fault| StartFault::infra(start_failed::Step::Fork, "cannot fork", &fault);
+        let (pid, status, failed) = if template.is_local(program) {
+            let (pid, failed) = spawn::spawn_sharing(&plan, &mut self.stack).map_err(at_fork)?;
+            (pid, None, failed)
+        } else {
+            let (pid, status) = spawn::spawn(&plan).map_err(at_fork)?;
+            let _ = self.watch(&status, Source::Status(which));
+            self.on_the_way.insert(which);
+            (pid, Some(status), None)
+        };
         let now = now_us();
-        let _ = self.watch(&status, Source::Status(which));
+        let executed = status.is_none() && failed.is_none();
         self.mains.insert(pid, which);
-        self.on_the_way.insert(which);
         self.slots.all[which].task = Some(Task {
             lease_id,
             index,
             position,
             pid,
-            status: Some(status),
-            failed: None,
+            status,
+            failed,
             forked_at: now,
             executed_at: None,
             told: false,
@@ -132,6 +139,10 @@ impl Supervisor {
             gone: None,
             alarm: None,
         });
+        // The lease counts the task as running only after this function; what follows from exec does not need that.
+        if executed {
+            self.executed(which, now);
+        }
         Ok(())
     }
 
@@ -152,7 +163,12 @@ impl Supervisor {
             task.failed = Some((step, errno));
             return;
         }
-        let now = now_us();
+        self.executed(which, now_us());
+    }
+
+    /// A task's command runs: its limit counts from now.
+    fn executed(&mut self, which: usize, now: u64) {
+        let Some(task) = self.slots.all[which].task.as_mut() else { return };
         task.executed_at = Some(now);
         let (lease_id, ends) = (task.lease_id, task.ending.map(|ending| ending.kill_at));
         let Some(lease) = self.leases.get(&lease_id) else { return };

@@ -7,7 +7,10 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use gangsaw_proto::supervisor::v1::{Gang, Rank, Run, run, start_failed};
@@ -23,6 +26,8 @@ const PIDS_DEFAULT: u64 = 4096;
 const PATH_DEFAULT: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Slots of one lease.
 const SLOTS_MAX: u32 = 1024;
+/// Below this limit exec itself may run out of memory, which only a child of its own memory can tell well.
+const SHARING_MEMORY_MIN: u64 = 16 << 20;
 /// Names that tell whose a process is; [`super::kill`] looks for them.
 pub(super) const LEASE_ENV: &str = "GANGSAW_LEASE_ID";
 /// The state folder's tag, for lease ids are unique in one cluster only.
@@ -70,6 +75,8 @@ pub(super) struct Template {
     search: String,
     /// The executable, once it was found.
     found: OnceCell<CString>,
+    /// Whether the way to exec stays on this machine.
+    local: OnceCell<bool>,
 }
 
 impl Template {
@@ -100,7 +107,20 @@ impl Template {
         let argv = CStrings::new(words.into_iter().map(c_string).collect::<Result<_, _>>()?);
         let shared = shared_env(&run, &limits, tag)?;
         let gang = run.gang.clone();
-        Ok(Self { ranks, slots, limits, ids, argv, command, shared, gang, search, found: OnceCell::new(), run })
+        Ok(Self {
+            ranks,
+            slots,
+            limits,
+            ids,
+            argv,
+            command,
+            shared,
+            gang,
+            search,
+            found: OnceCell::new(),
+            local: OnceCell::new(),
+            run,
+        })
     }
 
     /// Finds the executable: a name with a slash is taken as it is, another one is looked for in the task's PATH.
@@ -125,6 +145,25 @@ impl Template {
             }
         }
         Err(exec_fault(&self.command, errno))
+    }
+
+    /// Whether the way to exec can wait for nothing outside of this machine, so that the supervisor may wait for it:
+    /// local file systems, no interpreter of a script, and memory enough for exec itself.
+    pub(super) fn is_local(&self, program: &CString) -> bool {
+        *self.local.get_or_init(|| {
+            let program = Path::new(OsStr::from_bytes(program.as_bytes()));
+            let mut start = [0; 4];
+            let is_elf =
+                File::open(program).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *b"\x7fELF";
+            let roomy = self.limits.memory_bytes == 0 || self.limits.memory_bytes >= SHARING_MEMORY_MIN;
+            let no_folders = self.run.output_dir.is_empty() && self.run.checkpoint_dir.is_empty();
+            is_elf
+                && roomy
+                && no_folders
+                && program.is_absolute()
+                && on_local_disk(program)
+                && on_local_disk(self.workdir())
+        })
     }
 
     /// The named working folder, or `/` for the time before an attempt's folder is known.
@@ -191,6 +230,24 @@ impl Template {
         }
         wanted.into_iter().map(|path| c_string(path.to_string_lossy().into_owned())).collect()
     }
+}
+
+/// Whether a path is on a file system that is known to need no network and no other process.
+fn on_local_disk(path: &Path) -> bool {
+    // ext2–4, xfs, btrfs, f2fs, zfs, tmpfs, ramfs, overlayfs, squashfs, bcachefs.
+    const LOCAL: [i64; 10] = [
+        0xef53,
+        0x5846_5342,
+        0x9123_683e,
+        0xf2f5_2010,
+        0x2fc1_2fc1,
+        0x0102_1994,
+        0x8584_58f6,
+        0x794c_7630,
+        0x7371_7368,
+        0xca45_1a4e,
+    ];
+    rustix::fs::statfs(path).is_ok_and(|stat| LOCAL.contains(&stat.f_type))
 }
 
 /// Names the supervisor decides; what the agent gives for them is dropped.

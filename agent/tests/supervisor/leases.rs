@@ -13,6 +13,7 @@ use crate::node::{Node, all_of, command, eventually, is_root, lacking, runs, she
 pub(crate) const TESTS: &[crate::Test] = &[
     ("single_task_is_told_as_started_then_succeeded", single_task_is_told_as_started_then_succeeded),
     ("ten_thousand_tasks_run_exactly_once_each", ten_thousand_tasks_run_exactly_once_each),
+    ("script_and_program_start_and_stop_alike", script_and_program_start_and_stop_alike),
     ("exit_code_and_signal_are_told_apart", exit_code_and_signal_are_told_apart),
     (
         "faults_before_exec_name_step_and_errno_and_return_the_rest",
@@ -99,6 +100,27 @@ fn exit_code_and_signal_are_told_apart() {
     assert!(ended.max_rss_bytes > 0);
     let ended = node.ended(2, 0);
     assert_eq!((ended.exit_code, ended.signal, ended.cause()), (None, Some(6), Cause::Exit));
+}
+
+/// A script's interpreter may be anywhere, so its child gets a memory of its own; a program's borrows the supervisor's.
+fn script_and_program_start_and_stop_alike() {
+    let mut node = Node::new();
+    let script = node.folder.path().join("script");
+    fs::write(&script, "#!/bin/sh\ntest \"$1\" = wait && exec sleep 100\nexit 3\n").unwrap();
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let script = script.to_str().unwrap();
+    let pairs =
+        [(command(1, &[script]), command(2, &[script, "wait"])), (shell(3, "exit 3"), shell(4, "exec sleep 100"))];
+    for (short, long) in pairs {
+        let (first, second) = (short.lease_id, long.lease_id);
+        node.send(Command::Run(Run { last_index: 49, slots: 2, ..short }));
+        assert!(node.over(first, 50).values().all(|end| *end == "ended"));
+        assert_eq!(node.ended(first, 49).exit_code, Some(3));
+        node.send(Command::Run(Run { time_limit_ms: 200, ..long }));
+        assert!(node.started(second, 0).start_ticks > 0);
+        let ended = node.ended(second, 0);
+        assert_eq!((ended.signal, ended.cause()), (Some(15), Cause::TimeLimit));
+    }
 }
 
 fn faults_before_exec_name_step_and_errno_and_return_the_rest() {

@@ -259,13 +259,15 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         kill(self.welcome.supervisor_pid, Signal::KILL);
-        let _ = fs::metadata(&self.state);
+        let cgroups = fs::read_to_string(self.state.join("agent/supervisor.cgroups")).unwrap_or_default();
         eventually("the supervisor dies", || !runs(self.welcome.supervisor_pid));
         let leases: Vec<u64> = (1..100).collect();
         let report = kill_leftovers(&self.state, &leases);
         if !std::thread::panicking() {
             assert!(report.unwrap().left.is_empty(), "killed supervisor's leftovers");
             assert!(self.processes().is_empty(), "nothing is left running");
+            let left: Vec<&str> = cgroups.lines().filter(|folder| Path::new(folder).exists()).collect();
+            assert!(left.is_empty(), "no cgroup is left: {left:?}");
         }
     }
 }

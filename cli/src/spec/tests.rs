@@ -502,6 +502,16 @@ fn a_name_with_control_characters_is_refused_and_shown_harmlessly() {
 }
 
 #[test]
+fn a_flag_with_a_line_break_is_shown_on_its_line() {
+    let args = ["--name", "a\nb", "--array", "1000000000", "--", "true"];
+    let rejected = load_with("", "", &args, &[]).unwrap_err();
+    let text = render::render(&rejected.sources, &rejected.faults, false);
+    assert_eq!(rejected.faults.len(), 2, "{text}");
+    assert!(text.contains("1 | gangsaw --name 'a\n") && text.contains("control character `\\n`"), "{text}");
+    assert!(text.contains("2 | b' --array 1000000000") && text.contains("hint: write `0-999999999` for"), "{text}");
+}
+
+#[test]
 fn a_huge_spec_is_refused_before_it_is_read() {
     bad(
         "a.yaml",

@@ -104,6 +104,12 @@ pub(crate) fn array(text: &str) -> Result<Array, Misread> {
             );
         }
     };
+    if let Ok(alone) = indices.trim().parse::<u64>() {
+        return misread(
+            format!("`{alone}` may mean one index or that many"),
+            format!("write `0-{}` for {alone} indices, or `{alone}-{alone}` for this one", alone.saturating_sub(1)),
+        );
+    }
     Ok(Array { ranges: ranges(indices)?, running_max })
 }
 

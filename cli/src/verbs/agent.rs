@@ -20,7 +20,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
     /// This node's name; default the host's
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, visible_alias = "name", value_name = "NAME")]
     node_name: Option<String>,
     /// A label of this node; may be repeated
     #[arg(long = "label", value_name = "K=V")]

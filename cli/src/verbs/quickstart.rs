@@ -55,11 +55,18 @@ pub(crate) async fn run(format: Format, args: &Args) -> Result<u8, Failure> {
     let home = state_home().ok_or_else(|| bad_input("no-home", "HOME is not set", "set XDG_STATE_HOME or HOME"))?;
     let run = folder::make(&home.join("quickstart"))?;
     note("starting scheduler and agent");
-    let mut cluster = tokio::select! {
-        cluster = start(cluster(&run)) => cluster?,
-        _ = interrupt.recv() => return Ok(ending::CANCELLED),
-        _ = terminate.recv() => return Ok(ending::CANCELLED),
+    let starting = start(cluster(&run));
+    tokio::pin!(starting);
+    let (mut cluster, interrupted) = tokio::select! {
+        cluster = &mut starting => (cluster?, false),
+        // A cluster that is just coming up is stopped as any other, not dropped half made.
+        _ = interrupt.recv() => (starting.await?, true),
+        _ = terminate.recv() => (starting.await?, true),
     };
+    if interrupted {
+        stop(&mut cluster, &run).await?;
+        return Ok(ending::CANCELLED);
+    }
     let outcome = tokio::select! {
         outcome = train(&cluster, &run, args.seed) => Some(outcome),
         _ = interrupt.recv() => None,

@@ -54,7 +54,10 @@ async fn watch_all(client: Client, stored: &submit::Stored) -> Result<u8, Failur
         let (shown, ended) =
             tokio::join!(follow(&mut reader, &request, !stored.single), ending::wait(&mut watcher, &select, |_| ()));
         let ended = ended?;
-        shown?;
+        // Output that could not be shown changes nothing about how the job ended.
+        if let Err(failure @ (Failure::Plain(_) | Failure::Rendered { .. })) = shown {
+            note(failure.text().trim_end());
+        }
         if let Some(why) = ended.note {
             note(&why);
         }

@@ -30,7 +30,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7461")]
     listen: SocketAddr,
     /// This node's name; default the host's
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, visible_alias = "name", value_name = "NAME")]
     node_name: Option<String>,
     /// Where the agent makes control groups
     #[arg(long, value_name = "DIR")]
@@ -59,10 +59,12 @@ pub(crate) async fn run(format: Format, args: &Args) -> Result<u8, Failure> {
         let agent = start(agent(&state, &server, args)).await?;
         Ok::<_, Failure>((scheduler, agent, server))
     };
-    let (scheduler, agent, server) = tokio::select! {
-        parts = parts => parts?,
-        _ = terminate.recv() => return Ok(0),
-        _ = interrupt.recv() => return Ok(0),
+    tokio::pin!(parts);
+    let ((scheduler, agent, server), interrupted) = tokio::select! {
+        parts = &mut parts => (parts?, false),
+        // Parts that are just coming up are stopped in their order, as any others.
+        _ = terminate.recv() => (parts.await?, true),
+        _ = interrupt.recv() => (parts.await?, true),
     };
     let value = json!({
         "server": server,
@@ -81,9 +83,11 @@ pub(crate) async fn run(format: Format, args: &Args) -> Result<u8, Failure> {
     let told = |_: &Running| {};
     let agent = tokio::spawn(keep(agent, stop_agent.clone(), told));
     let scheduler = tokio::spawn(keep(scheduler, stop_scheduler.clone(), told));
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    if !interrupted {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     }
     stop_agent.cancel();
     let agent = agent.await.map_err(std::io::Error::other)?;

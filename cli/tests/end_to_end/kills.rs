@@ -75,6 +75,35 @@ fn up_starts_a_killed_scheduler_again_and_run_does_not_notice() {
 }
 
 #[test]
+fn run_does_not_notice_a_killed_agent() {
+    let cluster = Cluster::up();
+    let gate = cluster.place.path().join("gate");
+    let script = format!("echo before; until [ -e {} ]; do sleep 0.02; done; echo after; exit 4", gate.display());
+    let run =
+        cluster.command(&["run", "--", "sh", "-c", &script]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    eventually("the job", || cluster.json(&["ps"])["jobs"].get(0).map(|_| ()));
+    cluster.until_running(1);
+    kill(cluster.daemons[0].number("agent_pid"), Signal::KILL);
+    cluster.place.file("gate", "");
+    let ran = run.wait_with_output().unwrap();
+    assert_eq!((out(&ran).as_str(), ran.status.code()), ("before\nafter\n", Some(4)));
+}
+
+#[test]
+fn up_ends_stubborn_tasks_the_supervisor_and_itself_within_ten_seconds() {
+    let mut cluster = Cluster::up();
+    let script =
+        "trap '' TERM; (setsid sh -c \"trap '' TERM; while :; do sleep 0.1; done\" &); while :; do sleep 0.1; done";
+    let job = cluster.submit(&["--grace", "1h", "--", "sh", "-c", script]);
+    cluster.until_running(job);
+    let begun = std::time::Instant::now();
+    let status = cluster.daemons[0].end(Signal::TERM);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(processes_naming(cluster.place.path().to_str().unwrap()), []);
+}
+
+#[test]
 fn a_killed_agent_leaves_its_tasks_running_and_finds_them_again() {
     let cluster = Cluster::up();
     let gate = cluster.place.path().join("gate");

@@ -107,10 +107,11 @@ impl State {
                 self.index.changes.relaxed = true;
             }
         }
+        let granted_at = self.leases.get(&id).map(|lease| lease.granted_at);
         if !after.live {
             self.drop_lease(id, job_id);
         }
-        self.index_chunk(id, node_id);
+        self.index_chunk(id, node_id, granted_at.unwrap_or_default());
         self.refree(node_id);
     }
 
@@ -128,15 +129,17 @@ impl State {
         }
     }
 
-    fn index_chunk(&mut self, id: LeaseId, node: NodeId) {
+    fn index_chunk(&mut self, id: LeaseId, node: NodeId, granted_at: Time) {
         let waits = self.leases.get(&id).is_some_and(|lease| {
             lease.gang.is_none() && !lease.fenced && !lease.trimmed && lease.live.len() > u64::from(lease.slots)
         });
         let chunks = self.index.chunks.entry(node).or_default();
         if waits {
             chunks.insert(id);
+            self.index.chunk_times.insert((granted_at, id));
         } else {
             chunks.remove(&id);
+            self.index.chunk_times.remove(&(granted_at, id));
         }
         if chunks.is_empty() {
             self.index.chunks.remove(&node);

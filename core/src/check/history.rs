@@ -54,35 +54,9 @@ impl History {
                 }
                 self.end(*job, *first, *last)
             }
-            Event::AttemptEnded { job, index, attempt, next, .. } => {
-                let newest = self.attempts.entry((*job, *index)).or_default();
-                let live = newest.attempt == *attempt && !newest.over;
-                newest.over = true;
-                ensure(live, || format!("{job}[{index}]: attempt {attempt} ended, and it is not live"))?;
-                match next {
-                    Next::End(_) => self.end(*job, *index, *index),
-                    Next::Retry { .. } => Ok(()),
-                }
-            }
-            Event::ElementsReturned { lease, job, first, last } => {
-                self.counts(*lease)?;
-                for index in *first..=*last {
-                    let newest = self.attempts.entry((*job, index)).or_default();
-                    *newest = Newest { attempt: newest.attempt.saturating_sub(1), over: true };
-                }
-                let revoke = state.leases.get(lease).and_then(|lease| lease.revoke.as_ref());
-                let cancelled = revoke.map(|revoking| revoking.elements.clone()).unwrap_or_default();
-                cancelled.within(*first, *last).try_for_each(|range| self.end(*job, range.first, range.last))
-            }
-            Event::JobCancelled { job, elements, .. } => {
-                let Some(found) = state.jobs.get(job) else {
-                    return Ok(());
-                };
-                let mut waits = found.body.pending.intersection(elements);
-                let due = found.waiting.iter().filter(|(_, index)| elements.contains(*index));
-                due.for_each(|(_, index)| waits.insert(*index, *index));
-                waits.iter().try_for_each(|range| self.end(*job, range.first, range.last))
-            }
+            Event::AttemptEnded { job, index, attempt, next, .. } => self.attempt_ended(*job, *index, *attempt, *next),
+            Event::ElementsReturned { lease, job, first, last } => self.returned(state, *lease, *job, (*first, *last)),
+            Event::JobCancelled { job, elements, .. } => self.cancelled(state, *job, elements),
             Event::ElementsRetried { job, elements, .. } => {
                 self.ended.entry(*job).or_default().subtract(elements);
                 Ok(())
@@ -121,6 +95,44 @@ impl History {
             | Event::NodeExcluded { .. }
             | Event::Restored(_) => Ok(()),
         }
+    }
+
+    fn attempt_ended(&mut self, job: JobId, index: Index, attempt: Attempt, next: Next) -> Result<(), Violation> {
+        let newest = self.attempts.entry((job, index)).or_default();
+        let live = newest.attempt == attempt && !newest.over;
+        newest.over = true;
+        ensure(live, || format!("{job}[{index}]: attempt {attempt} ended, and it is not live"))?;
+        match next {
+            Next::End(_) => self.end(job, index, index),
+            Next::Retry { .. } => Ok(()),
+        }
+    }
+
+    /// Elements that come back used no attempt; those that were cancelled end.
+    fn returned(
+        &mut self,
+        state: &State,
+        lease: LeaseId,
+        job: JobId,
+        (first, last): (Index, Index),
+    ) -> Result<(), Violation> {
+        self.counts(lease)?;
+        for index in first..=last {
+            let newest = self.attempts.entry((job, index)).or_default();
+            *newest = Newest { attempt: newest.attempt.saturating_sub(1), over: true };
+        }
+        let revoke = state.leases.get(&lease).and_then(|lease| lease.revoke.as_ref());
+        let cancelled = revoke.map(|revoking| revoking.elements.clone()).unwrap_or_default();
+        cancelled.within(first, last).try_for_each(|range| self.end(job, range.first, range.last))
+    }
+
+    /// Elements that wait end at once when they are cancelled.
+    fn cancelled(&mut self, state: &State, job: JobId, elements: &RangeSet) -> Result<(), Violation> {
+        let Some(found) = state.jobs.get(&job) else { return Ok(()) };
+        let mut waits = found.body.pending.intersection(elements);
+        let due = found.waiting.iter().filter(|(_, index)| elements.contains(*index));
+        due.for_each(|(_, index)| waits.insert(*index, *index));
+        waits.iter().try_for_each(|range| self.end(job, range.first, range.last))
     }
 
     /// Returns the elements of a job that ended and were not retried since.

@@ -65,8 +65,9 @@ impl Scratch<'_> {
     /// Elements that wait behind one that runs longer than predicted come back, for there may be room elsewhere.
     fn late_chunks(&mut self) {
         let state = self.decider.state;
-        let leases = state.index.chunks.values().flatten().filter_map(|lease| state.leases.get(lease));
-        let late = leases.filter(|lease| lease.granted_at + CHUNK_LATE_AFTER <= self.decider.now);
+        let out = state.index.chunk_times.iter();
+        let late = out.take_while(|(granted, _)| *granted + CHUNK_LATE_AFTER <= self.decider.now);
+        let late = late.filter_map(|(_, lease)| state.leases.get(lease));
         let mut step = Step::default();
         self.decider.trim(late, &mut step);
         self.step.events.extend(step.events);
@@ -100,8 +101,7 @@ impl State {
         let silent = index.silent.iter().filter_map(|node| self.nodes.get(node));
         let lost = silent.flat_map(|node| node.leases.iter().filter_map(|lease| self.lost_at(node, *lease))).min();
         let wake = index.wakes.first().map(|(time, _)| *time);
-        let leases = index.chunks.values().flatten().filter_map(|lease| self.leases.get(lease));
-        let chunk = leases.map(|lease| lease.granted_at + CHUNK_LATE_AFTER).min();
+        let chunk = index.chunk_times.first().map(|(granted, _)| *granted + CHUNK_LATE_AFTER);
         let gang = index.preparing.first().map(|(time, _, _)| *time);
         let key = index.keys.first().map(|(used, _, _)| *used + KEY_KEPT);
         let job = index.ended.first().map(|(ended, _)| *ended + JOB_KEPT);

@@ -92,6 +92,8 @@ pub(crate) struct Indexed {
     pub(crate) keys: BTreeSet<(Time, Tenant, IdempotencyKey)>,
     /// Leases with elements that wait for a slot, by node.
     pub(crate) chunks: BTreeMap<NodeId, BTreeSet<LeaseId>>,
+    /// The same leases, by when they were granted.
+    pub(crate) chunk_times: BTreeSet<(Time, LeaseId)>,
 }
 
 impl Indexed {
@@ -108,6 +110,7 @@ impl Indexed {
             && self.ended == other.ended
             && self.keys == other.keys
             && self.chunks == other.chunks
+            && self.chunk_times == other.chunk_times
     }
 }
 

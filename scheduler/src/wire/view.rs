@@ -92,9 +92,10 @@ fn reasons(state: &State, job: &Job, now: Now) -> Vec<jobs::v1::WaitReason> {
         // Cluster time means nothing to people.
         if let Reason::Backoff { elements, until } = reason {
             let seconds = until.since(now.time).0.div_ceil(1_000);
-            return format!("{elements} element(s) wait before their next attempt, the first for {seconds} s more");
+            format!("{elements} element(s) wait before their next attempt, the first for {seconds} s more")
+        } else {
+            reason.to_string()
         }
-        reason.to_string()
     };
     reasons
         .iter()

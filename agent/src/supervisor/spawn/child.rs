@@ -1,11 +1,13 @@
 //! The child between fork and exec: system calls only.
 //!
 //! No allocation, no lock, no panic, no destructor: the memory is a copy of a process that could have been anywhere.
+//! The same holds in memory that is not copied but borrowed, where the parent stands still meanwhile ([`enter`]).
 //! Ids are set by raw system calls, for glibc's wrappers would signal threads that do not exist here.
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use libc::{c_int, c_long};
+use libc::{c_int, c_long, c_void};
 
 use super::{Plan, Step};
 
@@ -22,6 +24,26 @@ pub(super) fn run(plan: &Plan<'_>, tell: &OwnedFd, parent: i32) -> ! {
         libc::write(tell.as_raw_fd(), word.as_ptr().cast(), word.len());
         libc::_exit(127)
     }
+}
+
+/// What a child that shares our memory is given.
+pub(super) struct Shared<'a> {
+    pub(super) plan: &'a Plan<'a>,
+    pub(super) parent: i32,
+    /// The step in the lowest byte and its errno in the four after it; zero while none has failed.
+    pub(super) failed: AtomicU64,
+}
+
+/// The way of a child on its own stack in the parent's memory; `shared` is a [`Shared`] that outlives it.
+pub(super) extern "C" fn enter(shared: *mut c_void) -> c_int {
+    // SAFETY: `spawn_sharing` passes a pointer to its live `Shared` and stands still until this process is gone from
+    // its memory; nobody holds a mutable reference to it.
+    let shared = unsafe { &*shared.cast::<Shared<'_>>() };
+    let step = prepare(shared.plan, shared.parent);
+    let errno = u64::from(errno().cast_unsigned());
+    shared.failed.store((errno << 8) | u64::from(step as u8), Ordering::Relaxed);
+    // SAFETY: it ends this process only, without destructors or handlers of the memory it borrowed.
+    unsafe { libc::_exit(127) }
 }
 
 fn errno() -> c_int {

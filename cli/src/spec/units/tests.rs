@@ -54,6 +54,7 @@ fn an_array_is_refused_with_the_way_to_write_it() {
     assert_eq!(array("0-9:0").unwrap_err().message, "`0-9:0` has a step of zero");
     assert_eq!(array("5,1").unwrap_err().message, "index 1 comes after 5");
     assert_eq!(array("0-99999999999").unwrap_err().message, "index 99999999999 is too large");
+    assert_eq!(array("100").unwrap_err().hint, "write `0-99` for 100 indices, or `100-100` for this one");
     assert_eq!(array("").unwrap_err().message, "`` is not an index");
 }
 
