@@ -182,6 +182,7 @@ impl Running {
     fn look_around(&mut self) {
         // The state's time may be ahead by the milliseconds that the clock's base was rounded down by.
         let time = self.clock.now_ms().max(self.state.now().0);
+        self.desk.after_gap(&self.state, self.now.time, Time(time));
         self.now = Now { time: Time(time), wall_ms: self.steady_wall(time) };
         let full = self.disk.check().unwrap_or_else(|error| {
             tracing::error!(%error, "the state folder's file system cannot be asked for its space");
