@@ -6,6 +6,9 @@
 //! - What COMPLETED really exited 0, in every rank, under that attempt.
 //! - No lease is granted over a queue's limit, or on a device that another live lease holds.
 
+mod leases;
+mod limits;
+
 use std::collections::BTreeMap;
 
 use gangsaw_core::event::{Event, NewJob, Record};
@@ -153,34 +156,15 @@ impl History {
                 self.limits.insert(queue.clone(), *limits);
                 Ok(())
             }
-            Event::ChunkLeased { lease, job, first, last, attempt, node, slots, hold, .. } => {
-                let holds = std::slice::from_ref(hold);
-                let track = LeaseTrack::new(*job, *node, (*first, *last), *attempt, *lease, u64::from(*slots));
-                self.leased(*lease, track, holds)?;
-                (*first..=*last).try_for_each(|index| self.placed(*lease, *job, index, *attempt))?;
-                self.within_limits(*job, *lease)
-            }
-            Event::GangLeased { job, index, attempt, parts, .. } => {
-                let head = parts.first().map_or(LeaseId(0), |part| part.lease);
-                for part in parts {
-                    let track = LeaseTrack::new(*job, part.node, (*index, *index), *attempt, head, 1);
-                    self.leased(part.lease, track, &part.ranks)?;
-                }
-                self.placed(head, *job, *index, *attempt)?;
-                self.within_limits(*job, head)
-            }
+            Event::ChunkLeased { .. } => self.chunk_leased(&record.event),
+            Event::GangLeased { .. } => self.gang_leased(&record.event),
             Event::LeasePrepared { lease, .. } => self.is_current(*lease, None),
             Event::RankEnded { lease, rank, .. } => {
                 self.is_current(*lease, None)?;
                 self.release(*lease, Some(*rank));
                 Ok(())
             }
-            Event::TaskStarted { lease, job, index, rank, .. } => {
-                self.is_current(*lease, Some(*index))?;
-                let attempt = self.leases.get(lease).map_or(0, |track| track.attempt);
-                let ran = truth.ran((*job, *index, *rank, attempt));
-                held(ran, || format!("{job}[{index}].{rank} is said to have started and was never executed"))
-            }
+            Event::TaskStarted { lease, job, index, rank, .. } => self.task_started(*lease, *job, *index, *rank, truth),
             Event::ElementsSucceeded { lease, job, first, last, .. } => {
                 (*first..=*last).try_for_each(|index| self.completed(*lease, *job, index, truth))
             }
@@ -220,6 +204,34 @@ impl History {
             | Event::ReportTaken { .. }
             | Event::Restored(_) => Ok(()),
         }
+    }
+
+    fn chunk_leased(&mut self, event: &Event) -> Check {
+        let Event::ChunkLeased { lease, job, first, last, attempt, node, slots, hold, .. } = event else {
+            return Ok(());
+        };
+        let track = LeaseTrack::new(*job, *node, (*first, *last), *attempt, *lease, u64::from(*slots));
+        self.leased(*lease, track, std::slice::from_ref(hold))?;
+        (*first..=*last).try_for_each(|index| self.placed(*lease, *job, index, *attempt))?;
+        self.within_limits(*job, *lease)
+    }
+
+    fn gang_leased(&mut self, event: &Event) -> Check {
+        let Event::GangLeased { job, index, attempt, parts, .. } = event else { return Ok(()) };
+        let head = parts.first().map_or(LeaseId(0), |part| part.lease);
+        for part in parts {
+            let track = LeaseTrack::new(*job, part.node, (*index, *index), *attempt, head, 1);
+            self.leased(part.lease, track, &part.ranks)?;
+        }
+        self.placed(head, *job, *index, *attempt)?;
+        self.within_limits(*job, head)
+    }
+
+    fn task_started(&self, lease: LeaseId, job: JobId, index: Index, rank: Rank, truth: &Truth) -> Check {
+        self.is_current(lease, Some(index))?;
+        let attempt = self.leases.get(&lease).map_or(0, |track| track.attempt);
+        let ran = truth.ran((job, index, rank, attempt));
+        held(ran, || format!("{job}[{index}].{rank} is said to have started and was never executed"))
     }
 
     fn submitted(&mut self, tenant: &Tenant, key: &IdempotencyKey, jobs: &[NewJob], at: Time) -> Check {
@@ -282,59 +294,6 @@ impl History {
         Ok(())
     }
 
-    /// No lease may be granted over a limit.
-    fn within_limits(&self, job: JobId, lease: LeaseId) -> Check {
-        let Some(track) = self.jobs.get(&job) else { return Ok(()) };
-        let mut of_job = 0;
-        let mut of_queue = 0;
-        for lease in self.leases.range(self.oldest..).map(|(id, lease)| (lease.head == *id, lease)) {
-            let (true, lease) = lease else { continue };
-            if lease.fenced || lease.live == 0 {
-                continue;
-            }
-            let runs = lease.live.min(lease.slots);
-            of_job += if lease.job == job { runs } else { 0 };
-            let in_queue = self.jobs.get(&lease.job).is_some_and(|other| other.queue == track.queue);
-            of_queue += if in_queue { runs } else { 0 };
-        }
-        let fits = track.running_max.is_none_or(|most| of_job <= u64::from(most));
-        held(fits, || format!("job {job} runs {of_job} elements and may run {:?}", track.running_max))?;
-        let Some(limits) = self.limits.get(&track.queue) else { return Ok(()) };
-        if let Some(most) = limits.running_max {
-            held(of_queue <= most, || format!("queue {:?} runs {of_queue} elements and may run {most}", track.queue))?;
-        }
-        let takes_gpus = self.leases.get(&lease).is_some_and(|track| !track.devices.is_empty());
-        if let Some(most) = limits.gpus_max.filter(|_| takes_gpus) {
-            let of_queue = |lease: &&LeaseId| {
-                let job = self.leases.get(lease).and_then(|lease| self.jobs.get(&lease.job));
-                job.is_some_and(|job| job.queue == track.queue)
-            };
-            let gpus = self.holders.values().filter(of_queue).count() as u64;
-            held(gpus <= most, || format!("queue {:?} holds {gpus} GPUs and may hold {most}", track.queue))?;
-        }
-        Ok(())
-    }
-
-    /// A rank, or all of a lease, is gone: its devices are free.
-    fn release(&mut self, lease: LeaseId, rank: Option<Rank>) {
-        let Some(track) = self.leases.get(&lease) else { return };
-        for (of, device) in &track.devices {
-            let holder = self.holders.get(&(track.node, device.clone()));
-            if rank.is_none_or(|rank| rank == *of) && holder == Some(&lease) {
-                self.holders.remove(&(track.node, device.clone()));
-            }
-        }
-    }
-
-    /// Something of a fenced lease is gone from its node.
-    fn confirmed(&mut self, lease: LeaseId, elements: u64, rank: Option<Rank>) {
-        let Some(track) = self.leases.get_mut(&lease) else { return };
-        track.live = track.live.saturating_sub(elements);
-        if rank.is_some() || track.live == 0 {
-            self.release(lease, rank);
-        }
-    }
-
     /// A fact may only be taken under the element's newest lease.
     fn is_current(&self, lease: LeaseId, index: Option<Index>) -> Check {
         let track = self.leases.get(&lease).ok_or_else(|| format!("lease {lease} was never granted"))?;
@@ -350,23 +309,6 @@ impl History {
             .get_mut(&job)
             .and_then(|track| track.elements.get_mut(&index))
             .ok_or_else(|| format!("{job}[{index}] does not exist"))
-    }
-
-    /// An element leaves its lease. A fenced lease holds what it holds until that is confirmed.
-    fn leaves(&mut self, lease: LeaseId) {
-        let Some(track) = self.leases.get_mut(&lease).filter(|track| !track.fenced) else { return };
-        track.live = track.live.saturating_sub(1);
-        if track.live == 0 {
-            let head = track.head;
-            let parts: Vec<LeaseId> =
-                self.leases.range(head..).take_while(|(_, part)| part.head == head).map(|(id, _)| *id).collect();
-            for part in parts {
-                let fenced = self.leases.get(&part).is_some_and(|part| part.fenced);
-                if !fenced {
-                    self.release(part, None);
-                }
-            }
-        }
     }
 
     fn ends(&mut self, job: JobId, index: Index) -> Check {
@@ -426,9 +368,7 @@ impl History {
             Outcome::Fenced | Outcome::Infra | Outcome::Cancelled => true,
             Outcome::Ok | Outcome::Failed | Outcome::Oom | Outcome::Timeout | Outcome::Preempted => false,
         };
-        held(!fenced || by_fence || ranks > 1, || {
-            format!("{job}[{index}] ended {outcome:?} under a fenced lease")
-        })?;
+        held(!fenced || by_fence || ranks > 1, || format!("{job}[{index}] ended {outcome:?} under a fenced lease"))?;
         let element = self.element(job, index)?;
         let current = element.stand == Stand::Leased(head) && element.attempt == attempt;
         held(current, || format!("{job}[{index}] ended attempt {attempt} of lease {lease} and stands {element:?}"))?;

@@ -159,7 +159,7 @@ pub(crate) fn draft(rng: &mut Rng, size: Size, queues: &[&str]) -> JobDraft {
         work: Some(WorkDraft::Argv(behaviour.argv())),
         demands: demands(rng, size),
         grace_ms: rng.permille(500).then(|| i64::try_from(rng.below(5_000)).unwrap_or(0)),
-        lost_after_ms: rng.permille(700).then(|| i64::try_from(rng.range(30_000, 300_000)).unwrap_or(0)),
+        lost_after_ms: rng.permille(700).then(|| i64::try_from(rng.range(1_000, 100_000)).unwrap_or(0)),
         hold: rng.permille(50),
         ..JobDraft::default()
     };
@@ -176,7 +176,8 @@ pub(crate) fn draft(rng: &mut Rng, size: Size, queues: &[&str]) -> JobDraft {
     }
     if let Some(array) = &draft.array {
         // A long array of long elements would outlive every run.
-        let count: u64 = array.ranges.iter().map(|range| u64::from((range.last - range.first) / range.step.max(1)) + 1).sum();
+        let count: u64 =
+            array.ranges.iter().map(|range| u64::from((range.last - range.first) / range.step.max(1)) + 1).sum();
         behaviour.ms = behaviour.ms.min(120_000 / count);
         draft.work = Some(WorkDraft::Argv(behaviour.argv()));
     }

@@ -6,6 +6,9 @@
 //! A Hello of a stream older than the node's newest is dropped: it would show a list of leases that is out of date. A
 //! report of an older stream is taken: reports are safe in any order.
 
+mod hear;
+mod perform;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use gangsaw_core::apply::{apply, snapshot_events};
@@ -14,15 +17,13 @@ use gangsaw_core::effect::{Effect, Refusal, RefusalKind, Reply};
 use gangsaw_core::event::{Event, Record};
 use gangsaw_core::id::{Actor, NodeId, RequestId, Tenant};
 use gangsaw_core::input::{HeldLease, Input, Request};
-use gangsaw_core::liveness::{HEARTBEATS_PER_TTL, Liveness, lease_ttl};
-use gangsaw_core::owed::owed;
+use gangsaw_core::liveness::{Liveness, lease_ttl};
 use gangsaw_core::place::place;
 use gangsaw_core::state::State;
 use gangsaw_core::time::{Millis, Time};
 
 use crate::disk::CrashPoint;
-use crate::faults::Fault;
-use crate::net::{Down, Session, Up};
+use crate::net::Session;
 use crate::world::{Happening, World};
 
 /// Most inputs of one batch.
@@ -167,61 +168,6 @@ impl World {
             scheduler.batch_planned = true;
             let start = scheduler.start;
             self.queue.add(self.now + wait, Happening::Batch { scheduler: start });
-        }
-    }
-
-    /// Takes a message of a node.
-    pub(crate) fn on_up(&mut self, session: Session, message: Up) {
-        let now = self.now;
-        let Some(stream) = self.net.streams.get(&session).filter(|stream| stream.scheduler_open) else { return };
-        let machine = stream.node;
-        let Some(scheduler) = &mut self.scheduler else { return };
-        if stream.scheduler != scheduler.start {
-            return;
-        }
-        let node = scheduler.nodes.get(&session).copied();
-        if scheduler.newest.get(&machine).is_some_and(|newest| *newest > session) {
-            self.counters.fault(Fault::StreamOvertaken);
-        }
-        match message {
-            Up::Hello(hello) => {
-                let newest = scheduler.newest.entry(machine).or_insert(session);
-                if *newest > session {
-                    return;
-                }
-                *newest = session;
-                self.ask(Asker::Node(session), "node", None, Input::NodeHello(hello));
-            }
-            Up::Heartbeat { sent, count, hash } => {
-                let Some(node) = node.filter(|node| scheduler.streams.get(node) == Some(&session)) else { return };
-                let known = scheduler.state.node(node).is_some_and(|node| node.connected());
-                let clock = scheduler.clock(now);
-                let differs = scheduler.state.lease_summary(node) != (count, hash);
-                let row = scheduler.mismatches.entry(node).or_insert(0);
-                *row = if differs { *row + 1 } else { 0 };
-                let reconcile = !known || *row >= 2;
-                if reconcile {
-                    *row = 0;
-                }
-                if known {
-                    scheduler.liveness.heard(node, clock);
-                }
-                self.send_down(session, Down::HeartbeatAck { sent });
-                if reconcile {
-                    self.send_down(session, Down::Reconcile);
-                }
-            }
-            Up::Report { seq, facts } => {
-                let Some(node) = node else { return };
-                if !scheduler.state.node(node).is_some_and(|node| node.connected()) {
-                    self.send_down(session, Down::Reconcile);
-                }
-                self.ask(Asker::Node(session), "node", None, Input::NodeReport { node, seq, facts });
-            }
-            Up::Inventory(inventory) => {
-                let Some(node) = node else { return };
-                self.ask(Asker::Node(session), "node", None, Input::NodeInventory { node, inventory });
-            }
         }
     }
 
@@ -402,68 +348,6 @@ impl World {
     pub(crate) fn plan_scheduler_up(&mut self) {
         let delay = self.rng.range(20, 4_000);
         self.queue.add(self.now + delay, Happening::SchedulerUp { died: self.now });
-    }
-
-    fn perform(&mut self, effects: Vec<(Asker, Effect)>, hellos: &[(Session, Vec<HeldLease>)]) {
-        for (asker, effect) in effects {
-            self.counters.effect(&effect);
-            self.read(|| format!("{effect:?}"));
-            match effect {
-                Effect::Reply { reply, .. } => self.reply(asker, reply, hellos),
-                Effect::Grant(grant) => {
-                    self.send_to_node(grant.node, Down::Grant(grant));
-                }
-                Effect::Start { node, lease, master_addr, master_port } => {
-                    self.send_to_node(node, Down::Start { lease, master_addr, master_port });
-                }
-                Effect::Revoke { node, lease, reason, elements } => {
-                    self.send_to_node(node, Down::Revoke { lease, reason, elements });
-                }
-                Effect::Trim { node, lease } => self.send_to_node(node, Down::Trim { lease }),
-                Effect::AckReport { node, seq } => self.send_to_node(node, Down::ReportAck { seq }),
-            }
-        }
-    }
-
-    fn reply(&mut self, asker: Asker, reply: Reply, hellos: &[(Session, Vec<HeldLease>)]) {
-        self.counters.reply(&reply);
-        let session = match asker {
-            Asker::Client(call) => return self.answered(call, reply),
-            Asker::Engine => return,
-            Asker::Node(session) => session,
-        };
-        let Reply::Welcome { node, acked_report } = reply else { return };
-        let now = self.now;
-        let Some(scheduler) = &mut self.scheduler else { return };
-        let clock = scheduler.clock(now);
-        let heartbeat = Millis(scheduler.ttl().0 / HEARTBEATS_PER_TTL);
-        if scheduler.streams.get(&node).is_some_and(|newer| *newer > session) {
-            return;
-        }
-        if let Some(older) = scheduler.streams.insert(node, session)
-            && older != session
-        {
-            // The older stream is closed; what it sent before may still be on its way to the inbox.
-            let cut = self.rng.permille(500);
-            if let Some(stream) = self.net.streams.get_mut(&older) {
-                stream.scheduler_open = !cut;
-            }
-        }
-        scheduler.nodes.insert(session, node);
-        scheduler.mismatches.remove(&node);
-        scheduler.liveness.heard(node, clock);
-        let held = hellos.iter().rev().find(|(from, _)| *from == session).map_or(&[][..], |(_, held)| held);
-        let outstanding = owed(&scheduler.state, node, held);
-        self.send_down(session, Down::Welcome { acked_report, heartbeat });
-        self.counters.owed += outstanding.len() as u64;
-        self.perform(outstanding.into_iter().map(|effect| (Asker::Engine, effect)).collect(), &[]);
-    }
-
-    fn send_to_node(&mut self, node: NodeId, message: Down) {
-        let session = self.scheduler.as_ref().and_then(|scheduler| scheduler.streams.get(&node).copied());
-        if let Some(session) = session {
-            self.send_down(session, message);
-        }
     }
 
     /// Replaces the log by a snapshot, whose fold must be the state.

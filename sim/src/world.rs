@@ -6,12 +6,13 @@
 //! Neighbours: `scheduler` is the engine's loop, `node` and `supervisor` are a machine, `driver` the people, `faults`
 //! what goes wrong, `history` and `truth` what must hold.
 
-use gangsaw_core::apply::apply;
+mod durable;
+mod wire;
+
 use gangsaw_core::check::check;
-use gangsaw_core::event::{Event, Record};
-use gangsaw_core::id::{DeviceId, LeaseId, NodeName};
-use gangsaw_core::place::{place, replay};
-use gangsaw_core::resources::{Device, Inventory};
+use gangsaw_core::event::Record;
+use gangsaw_core::id::LeaseId;
+use gangsaw_core::place::replay;
 use gangsaw_core::state::State;
 
 use crate::counters::Counters;
@@ -87,6 +88,7 @@ pub struct World {
     pub(crate) work_pause_ms: u64,
     pub(crate) fault_pause_ms: u64,
     pub(crate) long_downtimes: u32,
+    pub(crate) hardy_scheduler: bool,
     pub(crate) measured_downtime: Option<u64>,
     /// Nobody asks and nothing breaks until then: the scheduler is down for days.
     pub(crate) quiet_until: u64,
@@ -120,7 +122,7 @@ impl World {
         let mut rng = Rng::new(plan.seed);
         let count = rng.range(1, 5);
         let gpus = rng.pick(&[0, 1, 2, 4]).unwrap_or(0);
-        let nodes: Vec<Node> = (0..count).filter_map(|at| machine(&mut rng, at, gpus)).collect();
+        let nodes: Vec<Node> = (0..count).filter_map(|at| crate::node::machine(&mut rng, at, gpus)).collect();
         let mut world = Self {
             now: 0,
             queue: Queue::new(),
@@ -132,6 +134,7 @@ impl World {
             work_pause_ms: rng.pick(&[40, 150, 600]).unwrap_or(150),
             fault_pause_ms: rng.pick(&[300, 1_500, 8_000]).unwrap_or(1_500),
             long_downtimes: u32::from(rng.permille(400)),
+            hardy_scheduler: rng.permille(500),
             measured_downtime: None,
             quiet_until: 0,
             inputs: 0,
@@ -377,178 +380,4 @@ impl World {
     pub(crate) fn fail(&mut self, what: String) {
         self.violation.get_or_insert(what);
     }
-
-    /// Takes records that are on disk now: everything that is derived from the log follows here.
-    pub(crate) fn became_durable(&mut self, records: &[Record]) {
-        self.unchecked += 1;
-        for (at, record) in records.iter().enumerate() {
-            self.counters.event(&record.event);
-            self.note("event", &[record.seq, record.at.0]);
-            self.read(|| format!("{:?}", record.event));
-            let last = self.log.last().map_or(0, |record| record.seq);
-            if record.seq != last + 1 {
-                return self.fail(format!("record {} follows {last}", record.seq));
-            }
-            if let Err(what) =
-                self.replay_round(&records[at..]).and_then(|()| self.history.observe(record, &self.truth))
-            {
-                return self.fail(format!("record {}: {what}", record.seq));
-            }
-            apply(&mut self.shadow, record.at, &record.event);
-            for watcher in self.watchers.iter_mut().filter(|watcher| watcher.connected) {
-                watcher.cursor += 1;
-            }
-            self.log.push(record.clone());
-        }
-    }
-
-    /// Computes a recorded round again from the state before it: it must come out the same.
-    fn replay_round(&self, records: &[Record]) -> Result<(), String> {
-        let Some(Record { event: Event::RoundDecided { now, round, decisions, .. }, .. }) = records.first() else {
-            return Ok(());
-        };
-        let computed = place(&self.shadow, *now).events;
-        let recorded = records.iter().take(1 + usize::try_from(*decisions).unwrap_or(0)).map(|record| &record.event);
-        let wanted = 1 + usize::try_from(*decisions).unwrap_or(0);
-        if recorded.eq(computed.iter().take(wanted)) {
-            return Ok(());
-        }
-        Err(format!("round {round} is replayed otherwise: {computed:?}"))
-    }
-
-    /// Checks what the scheduler read from its disk.
-    pub(crate) fn recovered(&mut self, state: &State, seq: u64) {
-        let last = self.log.last().map_or(0, |record| record.seq);
-        if seq != last {
-            self.fail(format!("the log ended with record {last} and is loaded up to {seq}"));
-        } else if !state.same_as(&self.shadow) {
-            self.fail(String::from("the state that was loaded is not the fold of the log"));
-        }
-    }
-
-    fn resume_watcher(&mut self, at: usize) {
-        let Some(watcher) = self.watchers.get_mut(at) else { return };
-        let mut gap = None;
-        for record in
-            self.log.iter().rev().take_while(|record| record.seq > watcher.cursor).collect::<Vec<_>>().iter().rev()
-        {
-            watcher.cursor += 1;
-            if record.seq != watcher.cursor {
-                gap = Some((watcher.cursor, record.seq));
-                break;
-            }
-        }
-        watcher.connected = true;
-        if let Some((wanted, read)) = gap {
-            self.fail(format!("a watcher expects {wanted} and reads {read}"));
-        }
-    }
-
-    /// Sends a message of an agent to the scheduler.
-    pub(crate) fn send_up(&mut self, at: usize, message: Up) {
-        let Some(session) = self.nodes[at].agent.as_ref().and_then(|agent| agent.session) else { return };
-        let wire = self.net.wires[at];
-        if wire.up_blocked {
-            if let Some(stream) = self.net.streams.get_mut(&session) {
-                stream.held_up.push(message);
-            }
-            return;
-        }
-        let delay = self.rng.range(1, 20) + wire.slow_ms;
-        let Some(arrival) = self.net.arrival_up(session, self.now + delay) else { return };
-        if self.rng.permille(wire.repeats_permille) {
-            // A Hello that came late again would show an old list; streams do not do that.
-            let again = if matches!(message, Up::Hello(_)) { arrival } else { arrival + delay };
-            self.queue.add(again, Happening::Up { session, message: message.clone() });
-        }
-        self.queue.add(arrival, Happening::Up { session, message });
-    }
-
-    /// Sends a message of the scheduler to an agent.
-    pub(crate) fn send_down(&mut self, session: Session, message: Down) {
-        let Some(stream) = self.net.streams.get_mut(&session).filter(|stream| stream.scheduler_open) else { return };
-        let wire = self.net.wires[stream.node];
-        if wire.down_blocked {
-            stream.held_down.push(message);
-            return;
-        }
-        let delay = self.rng.range(1, 20) + wire.slow_ms;
-        let Some(arrival) = self.net.arrival_down(session, self.now + delay) else { return };
-        if self.rng.permille(wire.repeats_permille) {
-            self.queue.add(arrival + delay, Happening::Down { session, message: message.clone() });
-        }
-        self.queue.add(arrival, Happening::Down { session, message });
-    }
-
-    fn on_hangup(&mut self, session: Session) {
-        let Some(stream) = self.net.streams.get(&session) else { return };
-        let at = stream.node;
-        if self.nodes[at].agent.as_ref().is_some_and(|agent| agent.session == Some(session)) {
-            self.hang_up(at);
-        }
-    }
-
-    /// Ends every trouble of a wire: what was held arrives, or its stream breaks.
-    fn heal(&mut self, at: usize) {
-        let wire = std::mem::take(&mut self.net.wires[at]);
-        if wire.up_blocked || wire.down_blocked {
-            let arrives = self.rng.permille(500);
-            let held: Vec<Session> =
-                self.net.streams.iter().filter(|(_, stream)| stream.node == at).map(|(session, _)| *session).collect();
-            for session in held {
-                self.release(session, arrives);
-            }
-            if !arrives {
-                self.hang_up(at);
-            }
-        }
-        if self.nodes[at].agent.as_ref().is_some_and(|agent| agent.wants_stream) {
-            self.plan_dial(at, 300);
-        }
-    }
-
-    fn release(&mut self, session: Session, arrives: bool) {
-        let Some(stream) = self.net.streams.get_mut(&session) else { return };
-        let up = std::mem::take(&mut stream.held_up);
-        let down = std::mem::take(&mut stream.held_down);
-        if !arrives {
-            return;
-        }
-        for message in up {
-            let delay = self.rng.range(1, 200);
-            if let Some(arrival) = self.net.arrival_up(session, self.now + delay) {
-                self.queue.add(arrival, Happening::Up { session, message });
-            }
-        }
-        for message in down {
-            let delay = self.rng.range(1, 200);
-            if let Some(arrival) = self.net.arrival_down(session, self.now + delay) {
-                self.queue.add(arrival, Happening::Down { session, message });
-            }
-        }
-    }
-}
-
-fn machine(rng: &mut Rng, at: u64, gpus: u64) -> Option<Node> {
-    let devices = (0..gpus)
-        .filter_map(|gpu| {
-            Some(Device {
-                uuid: DeviceId::new(&format!("GPU-{at}-{gpu}")).ok()?,
-                model: String::from(if at.is_multiple_of(2) { "NVIDIA H200" } else { "NVIDIA L4" }),
-                memory_bytes: 24 << 30,
-                pci_bus_id: format!("0000:0{gpu}:00.0"),
-                withheld: None,
-                compute_capability: 90,
-                driver_version: String::from("580.1"),
-            })
-        })
-        .collect();
-    let inventory = Inventory {
-        milli_cpus: rng.range(2, 8) * 1_000,
-        memory_bytes: rng.range(4, 32) << 30,
-        devices,
-        address: format!("10.0.0.{at}"),
-        ..Inventory::default()
-    };
-    Some(Node::new(NodeName::new(&format!("n{at}")).ok()?, inventory))
 }

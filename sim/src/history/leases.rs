@@ -1,0 +1,44 @@
+//! What leases hold, and when it is free again.
+
+use gangsaw_core::id::{LeaseId, Rank};
+
+use super::History;
+
+impl History {
+    /// A rank, or all of a lease, is gone: its devices are free.
+    pub(super) fn release(&mut self, lease: LeaseId, rank: Option<Rank>) {
+        let Some(track) = self.leases.get(&lease) else { return };
+        for (of, device) in &track.devices {
+            let holder = self.holders.get(&(track.node, device.clone()));
+            if rank.is_none_or(|rank| rank == *of) && holder == Some(&lease) {
+                self.holders.remove(&(track.node, device.clone()));
+            }
+        }
+    }
+
+    /// Something of a fenced lease is gone from its node.
+    pub(super) fn confirmed(&mut self, lease: LeaseId, elements: u64, rank: Option<Rank>) {
+        let Some(track) = self.leases.get_mut(&lease) else { return };
+        track.live = track.live.saturating_sub(elements);
+        if rank.is_some() || track.live == 0 {
+            self.release(lease, rank);
+        }
+    }
+
+    /// An element leaves its lease. A fenced lease holds what it holds until that is confirmed.
+    pub(super) fn leaves(&mut self, lease: LeaseId) {
+        let Some(track) = self.leases.get_mut(&lease).filter(|track| !track.fenced) else { return };
+        track.live = track.live.saturating_sub(1);
+        if track.live == 0 {
+            let head = track.head;
+            let parts: Vec<LeaseId> =
+                self.leases.range(head..).take_while(|(_, part)| part.head == head).map(|(id, _)| *id).collect();
+            for part in parts {
+                let fenced = self.leases.get(&part).is_some_and(|part| part.fenced);
+                if !fenced {
+                    self.release(part, None);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What follows when records are on disk: the history, the replay of rounds, the fold, and the watchers.
+
+use gangsaw_core::apply::apply;
+use gangsaw_core::event::{Event, Record};
+use gangsaw_core::place::place;
+use gangsaw_core::state::State;
+
+use super::World;
+
+impl World {
+    /// Takes records that are on disk now: everything that is derived from the log follows here.
+    pub(crate) fn became_durable(&mut self, records: &[Record]) {
+        self.unchecked += 1;
+        for (at, record) in records.iter().enumerate() {
+            self.counters.event(&record.event);
+            self.note("event", &[record.seq, record.at.0]);
+            self.read(|| format!("{:?}", record.event));
+            let last = self.log.last().map_or(0, |record| record.seq);
+            if record.seq != last + 1 {
+                return self.fail(format!("record {} follows {last}", record.seq));
+            }
+            if let Err(what) =
+                self.replay_round(&records[at..]).and_then(|()| self.history.observe(record, &self.truth))
+            {
+                return self.fail(format!("record {}: {what}", record.seq));
+            }
+            apply(&mut self.shadow, record.at, &record.event);
+            for watcher in self.watchers.iter_mut().filter(|watcher| watcher.connected) {
+                watcher.cursor += 1;
+            }
+            self.log.push(record.clone());
+        }
+    }
+
+    /// Computes a recorded round again from the state before it: it must come out the same.
+    fn replay_round(&self, records: &[Record]) -> Result<(), String> {
+        let Some(Record { event: Event::RoundDecided { now, round, decisions, .. }, .. }) = records.first() else {
+            return Ok(());
+        };
+        let computed = place(&self.shadow, *now).events;
+        let recorded = records.iter().take(1 + usize::try_from(*decisions).unwrap_or(0)).map(|record| &record.event);
+        let wanted = 1 + usize::try_from(*decisions).unwrap_or(0);
+        if recorded.eq(computed.iter().take(wanted)) {
+            return Ok(());
+        }
+        Err(format!("round {round} is replayed otherwise: {computed:?}"))
+    }
+
+    /// Checks what the scheduler read from its disk.
+    pub(crate) fn recovered(&mut self, state: &State, seq: u64) {
+        let last = self.log.last().map_or(0, |record| record.seq);
+        if seq != last {
+            self.fail(format!("the log ended with record {last} and is loaded up to {seq}"));
+        } else if !state.same_as(&self.shadow) {
+            self.fail(String::from("the state that was loaded is not the fold of the log"));
+        }
+    }
+
+    pub(super) fn resume_watcher(&mut self, at: usize) {
+        let Some(watcher) = self.watchers.get_mut(at) else { return };
+        let mut gap = None;
+        for record in
+            self.log.iter().rev().take_while(|record| record.seq > watcher.cursor).collect::<Vec<_>>().iter().rev()
+        {
+            watcher.cursor += 1;
+            if record.seq != watcher.cursor {
+                gap = Some((watcher.cursor, record.seq));
+                break;
+            }
+        }
+        watcher.connected = true;
+        if let Some((wanted, read)) = gap {
+            self.fail(format!("a watcher expects {wanted} and reads {read}"));
+        }
+    }
+}
