@@ -32,12 +32,17 @@ const WATCHED_TASKS_MAX: usize = 64;
 /// Pairs of job and node whose logs wait to be copied; beyond it the oldest stay on their nodes only.
 const UNCOPIED_MAX: usize = 65_536;
 
+/// How long a copy that failed waits for its next try.
+const COPY_AGAIN_NS: u64 = 30_000_000_000;
+
 /// Elements that ended on a node and whose output was not copied yet.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Uncopied {
     pub(crate) elements: RangeSet,
     /// BOOTTIME in ns of the first of them.
     pub(crate) since_ns: u64,
+    /// BOOTTIME in ns before which it is not tried again.
+    pub(crate) not_before_ns: u64,
 }
 
 /// The volatile side of the engine.
@@ -184,10 +189,8 @@ impl Desk {
     }
 
     fn ended_on(&mut self, job: JobId, node: NodeId, (first, last): (Index, Index), now_ns: u64) {
-        let waiting = self
-            .uncopied
-            .entry((job, node))
-            .or_insert_with(|| Uncopied { elements: RangeSet::new(), since_ns: now_ns });
+        let waiting =
+            self.uncopied.entry((job, node)).or_insert_with(|| Uncopied { since_ns: now_ns, ..Uncopied::default() });
         waiting.elements.insert(first, last);
         while self.uncopied.len() > UNCOPIED_MAX {
             self.uncopied.pop_first();
@@ -242,11 +245,11 @@ impl View<'_> {
         self.desk.watches.len()
     }
 
-    /// Takes the logs that are worth copying now: of jobs that ended, or that have waited since before `before_ns`.
+    /// Takes the logs that are worth copying now: of jobs that ended, or that have waited for `company_ns`.
     /// Only of nodes that `answers` names.
     pub(crate) fn take_uncopied(
         &mut self,
-        before_ns: u64,
+        (now_ns, company_ns): (u64, u64),
         answers: impl Fn(&str) -> bool,
     ) -> Vec<(JobId, NodeId, RangeSet)> {
         let answers = |node| self.state.node(node).is_none_or(|node| answers(node.body.name.as_str()));
@@ -255,7 +258,9 @@ impl View<'_> {
             .desk
             .uncopied
             .iter()
-            .filter(|((job, node), waiting)| (waiting.since_ns < before_ns || ended(job)) && answers(*node))
+            .filter(|(_, waiting)| waiting.not_before_ns <= now_ns)
+            .filter(|((job, _), waiting)| waiting.since_ns + company_ns < now_ns || ended(job))
+            .filter(|((_, node), _)| answers(*node))
             .map(|(key, _)| *key)
             .collect();
         due.into_iter()
@@ -267,6 +272,9 @@ impl View<'_> {
     pub(crate) fn return_uncopied(&mut self, job: JobId, node: NodeId, elements: &RangeSet, now_ns: u64) {
         for range in elements.iter() {
             self.desk.ended_on(job, node, (range.first, range.last), now_ns);
+        }
+        if let Some(waiting) = self.desk.uncopied.get_mut(&(job, node)) {
+            waiting.not_before_ns = now_ns + COPY_AGAIN_NS;
         }
     }
 }
