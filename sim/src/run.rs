@@ -9,6 +9,9 @@ use gangsaw_core::state::State;
 use crate::counters::Counters;
 use crate::world::World;
 
+/// Lines of a failing run that are shown.
+const TAIL_LINES: usize = 200;
+
 /// Switches that break the world's scheduler around the core on purpose. All off unless a test says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Broken {
@@ -29,14 +32,14 @@ pub struct Plan {
     pub initial: State,
     /// What is broken on purpose.
     pub broken: Broken,
-    /// Keep the last lines of the trace as text.
-    pub read: bool,
+    /// Keep so many of the last lines of the trace as text.
+    pub tail_lines: usize,
 }
 
 impl Plan {
     /// Returns a plan of a core and a scheduler that are whole.
     pub fn new(seed: u64, inputs: u64) -> Self {
-        Self { seed, inputs, initial: State::new(), broken: Broken::default(), read: false }
+        Self { seed, inputs, initial: State::new(), broken: Broken::default(), tail_lines: 0 }
     }
 }
 
@@ -89,7 +92,7 @@ pub fn run_and_explain(plan: &Plan) -> Outcome {
     if outcome.violation.is_none() {
         return outcome;
     }
-    run(&Plan { read: true, ..plan.clone() })
+    run(&Plan { tail_lines: plan.tail_lines.max(TAIL_LINES), ..plan.clone() })
 }
 
 /// Runs `seeds` seeds from `first` on `threads` threads, and returns the outcomes by seed.

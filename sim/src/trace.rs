@@ -5,22 +5,20 @@
 
 use std::collections::VecDeque;
 
-/// Lines that are kept of a run that is read.
-const TAIL_LINES: usize = 30_000;
-/// And how much of a line.
+/// How much of a line is kept.
 const LINE_CHARS: usize = 500;
 
 /// The trace of one run.
 #[derive(Clone, Debug)]
 pub(crate) struct Trace {
     hash: u64,
-    read: bool,
+    tail_lines: usize,
     tail: VecDeque<String>,
 }
 
 impl Trace {
-    pub(crate) fn new(read: bool) -> Self {
-        Self { hash: 0xcbf2_9ce4_8422_2325, read, tail: VecDeque::new() }
+    pub(crate) fn new(tail_lines: usize) -> Self {
+        Self { hash: 0xcbf2_9ce4_8422_2325, tail_lines, tail: VecDeque::new() }
     }
 
     /// Adds what happened at `now`: a word and its numbers.
@@ -32,14 +30,14 @@ impl Trace {
         for number in numbers {
             self.add(*number);
         }
-        if self.read {
+        if self.tail_lines > 0 {
             self.line(now, &format!("{what} {numbers:?}"));
         }
     }
 
     /// Adds a line that is not a part of the hash.
     pub(crate) fn line(&mut self, now: u64, line: &str) {
-        if self.tail.len() == TAIL_LINES {
+        if self.tail.len() >= self.tail_lines {
             self.tail.pop_front();
         }
         let line: String = line.chars().take(LINE_CHARS).collect();

@@ -154,8 +154,8 @@ impl World {
             history: History::default(),
             truth: Truth::default(),
             counters: Counters::default(),
-            trace: Trace::new(plan.read),
-            read: plan.read,
+            trace: Trace::new(plan.tail_lines),
+            read: plan.tail_lines > 0,
             violation: None,
             rng,
         };

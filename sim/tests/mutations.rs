@@ -5,9 +5,9 @@ use gangsaw_core::state::State;
 use gangsaw_sim::{Broken, Plan, run};
 
 /// Seeds in which a break must be noticed.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 200;
 /// Inputs of each.
-const INPUTS: u64 = 1_000;
+const INPUTS: u64 = 2_000;
 
 /// Returns the first violation, with its seed.
 fn noticed(plan: impl Fn(u64) -> Plan) -> Option<(u64, String)> {

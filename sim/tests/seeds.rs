@@ -53,7 +53,7 @@ fn a_seed_run_twice_gives_one_trace() {
 #[test]
 fn reading_a_trace_does_not_change_the_run() {
     let plan = Plan::new(10_000, 200);
-    let read = run(&Plan { read: true, ..plan.clone() });
+    let read = run(&Plan { tail_lines: 10, ..plan.clone() });
     assert_eq!(read.trace_hash, run(&plan).trace_hash);
     assert!(read.tail.last().unwrap().contains("s "));
 }
