@@ -79,21 +79,14 @@ impl Supervisor {
         program: &CString,
     ) -> Result<(), StartFault> {
         let at_slot = |fault| StartFault::infra(start_failed::Step::Slot, "cannot make a slot", &fault);
-        let run = &template.run;
-        let rank = template.ranks.get(position).map_or(0, |rank| rank.rank);
-        let job = self.paths.attempts(run.job_id);
-        let folders = Folders::name(&job, index, rank, run.attempt, &run.output_dir, &run.checkpoint_dir);
         let slot = &mut self.slots.all[which];
         slot.group.set(template.limits).map_err(at_slot)?;
         slot.open_pipes(&self.epoll, [Source::Stdout(which).token(), Source::Stderr(which).token()])
             .map_err(at_slot)?;
-        folders.make(slot.spare.take(), template.ids.as_ref()).map_err(|fault| {
-            StartFault::infra(start_failed::Step::Directories, "cannot make the attempt's folders", &fault)
-        })?;
+        let folders = self.make_folders(which, template, index, position)?;
+        let slot = &self.slots.all[which];
         let env = template.env(index, position, &folders)?;
-        let workdir =
-            if run.workdir.is_empty() { folders.root.to_string_lossy().into_owned() } else { run.workdir.clone() };
-        let workdir = CString::new(workdir).map_err(|_| StartFault::request("the working folder holds a zero byte"))?;
+        let workdir = working_folder(&template.run.workdir, &folders)?;
         let make_dirs = template.user_folders(&folders)?;
         let is_root = template.ids.as_ref().map_or_else(|| rustix::process::geteuid().is_root(), |ids| ids.uid == 0);
         let rlimits = slot.group.rlimits(template.limits, is_root);
@@ -110,16 +103,16 @@ impl Supervisor {
             nofile: self.nofile,
             ids: template.ids.as_ref(),
         };
-        let at_fork = |fault| StartFault::infra(start_failed::Step::Fork, "cannot fork", &fault);
-        let (pid, status, failed) = if template.is_local(program) {
-            let (pid, failed) = spawn::spawn_sharing(&plan, &mut self.stack).map_err(at_fork)?;
-            (pid, None, failed)
-        } else {
-            let (pid, status) = spawn::spawn(&plan).map_err(at_fork)?;
-            let _ = self.watch(&status, Source::Status(which));
-            self.on_the_way.insert(which);
-            (pid, Some(status), None)
+        let forked = match template.is_local(program) {
+            true => spawn::spawn_sharing(&plan, &mut self.stack).map(|(pid, failed)| (pid, None, failed)),
+            false => spawn::spawn(&plan).map(|(pid, status)| (pid, Some(status), None)),
         };
+        let (pid, status, failed) =
+            forked.map_err(|fault| StartFault::infra(start_failed::Step::Fork, "cannot fork", &fault))?;
+        if let Some(status) = &status {
+            let _ = self.watch(status, Source::Status(which));
+            self.on_the_way.insert(which);
+        }
         let now = now_us();
         let executed = status.is_none() && failed.is_none();
         self.mains.insert(pid, which);
@@ -144,6 +137,24 @@ impl Supervisor {
             self.executed(which, now);
         }
         Ok(())
+    }
+
+    /// Makes an attempt's folders, from those an earlier task of the slot left empty if there are any.
+    fn make_folders(
+        &mut self,
+        which: usize,
+        template: &Template,
+        index: u32,
+        position: usize,
+    ) -> Result<Folders, StartFault> {
+        let run = &template.run;
+        let rank = template.ranks.get(position).map_or(0, |rank| rank.rank);
+        let job = self.paths.attempts(run.job_id);
+        let folders = Folders::name(&job, index, rank, run.attempt, &run.output_dir, &run.checkpoint_dir);
+        folders.make(self.slots.all[which].spare.take(), template.ids.as_ref()).map_err(|fault| {
+            StartFault::infra(start_failed::Step::Directories, "cannot make the attempt's folders", &fault)
+        })?;
+        Ok(folders)
     }
 
     /// The status pipe of a child: exec happened, or a step before it failed (its exit follows and tells).
@@ -242,4 +253,10 @@ pub(super) fn step_fault(template: &Template, step: Step, errno: i32) -> StartFa
             ..infra(Told::Directories, "cannot make the output folders")
         },
     }
+}
+
+/// Returns where a task works: what the job asks for, else its attempt's folder.
+fn working_folder(asked: &str, folders: &Folders) -> Result<CString, StartFault> {
+    let folder = if asked.is_empty() { folders.root.to_string_lossy().into_owned() } else { asked.to_owned() };
+    CString::new(folder).map_err(|_| StartFault::request("the working folder holds a zero byte"))
 }
