@@ -86,6 +86,9 @@ fn alive(grant: Option<&Grant>, held: &HeldLease, now: Time) -> Adopted {
         if held.next_index <= held.last_index {
             open.insert(held.next_index, held.last_index);
         }
+        for index in &held.returned_indices {
+            open.remove(*index, *index);
+        }
         begun = u64::from(held.next_index);
     } else if held.prepared {
         open = all(&terms);

@@ -45,6 +45,14 @@ fn living_supervisor_says_what_is_open_and_the_journal_what_was_promised() {
 }
 
 #[test]
+fn element_that_a_stop_gave_back_is_not_open_any_more() {
+    let held =
+        HeldLease { lease_id: 1, next_index: 5, last_index: 8, returned_indices: vec![7], ..HeldLease::default() };
+    let spool = listed(&grants(&[(1, 0, 9)]), &[held], Vec::new(), |_| false, Time(7));
+    assert_eq!(open(&spool, 1), Some((vec![5, 6, 8], 5)));
+}
+
+#[test]
 fn dead_supervisor_leaves_what_was_not_begun_to_be_given_back() {
     let journal = grants(&[(1, 10, 99), (2, 0, 0)]);
     let spool = dead(&journal, vec![succeeded(5, 1, 10, 14)], Time(7));

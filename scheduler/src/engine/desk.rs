@@ -10,7 +10,7 @@ use gangsaw_core::input::NodeHello;
 use gangsaw_core::liveness::{Liveness, lease_ttl};
 use gangsaw_core::ranges::RangeSet;
 use gangsaw_core::state::State;
-use gangsaw_core::time::Time;
+use gangsaw_core::time::{Millis, Time};
 use gangsaw_proto::jobs::v1 as wire;
 use tokio::sync::watch;
 
@@ -21,6 +21,8 @@ use crate::clock::boot_ns;
 use crate::wire::terms::is_ended;
 use crate::wire::view::{self, Now, ProgressMap, Volatile};
 
+/// Time between two turns that no wait explains: the longest wait is a second.
+const STOOD_STILL: Millis = Millis::seconds(5);
 /// Jobs whose tasks' progress is remembered; the oldest is dropped for a new one.
 const PROGRESS_JOBS_MAX: usize = 1_024;
 /// Tasks of one job whose progress is remembered.
@@ -30,12 +32,17 @@ const WATCHED_TASKS_MAX: usize = 64;
 /// Pairs of job and node whose logs wait to be copied; beyond it the oldest stay on their nodes only.
 const UNCOPIED_MAX: usize = 65_536;
 
+/// How long a copy that failed waits for its next try.
+const COPY_AGAIN_NS: u64 = 30_000_000_000;
+
 /// Elements that ended on a node and whose output was not copied yet.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Uncopied {
     pub(crate) elements: RangeSet,
     /// BOOTTIME in ns of the first of them.
     pub(crate) since_ns: u64,
+    /// BOOTTIME in ns before which it is not tried again.
+    pub(crate) not_before_ns: u64,
 }
 
 /// The volatile side of the engine.
@@ -72,8 +79,18 @@ impl Desk {
     }
 
     /// Returns how long a node may be silent now.
-    pub(super) fn ttl(state: &State) -> gangsaw_core::time::Millis {
+    pub(super) fn ttl(state: &State) -> Millis {
         lease_ttl(state.nodes().count())
+    }
+
+    /// Gives every node a full time to live if the engine itself stood still between two turns (it was stopped, or the
+    /// disk stalled): what nodes said meanwhile was not heard, and that is no silence of theirs.
+    pub(super) fn after_gap(&mut self, state: &State, before: Time, now: Time) {
+        if now.since(before) >= STOOD_STILL {
+            tracing::warn!(ms = now.since(before).0, "the engine stood still");
+            let connected = state.nodes().filter(|node| node.connected()).map(|node| node.body.id);
+            self.liveness = Liveness::starting(now, connected);
+        }
     }
 
     /// Notes that a node was heard.
@@ -172,10 +189,8 @@ impl Desk {
     }
 
     fn ended_on(&mut self, job: JobId, node: NodeId, (first, last): (Index, Index), now_ns: u64) {
-        let waiting = self
-            .uncopied
-            .entry((job, node))
-            .or_insert_with(|| Uncopied { elements: RangeSet::new(), since_ns: now_ns });
+        let waiting =
+            self.uncopied.entry((job, node)).or_insert_with(|| Uncopied { since_ns: now_ns, ..Uncopied::default() });
         waiting.elements.insert(first, last);
         while self.uncopied.len() > UNCOPIED_MAX {
             self.uncopied.pop_first();
@@ -230,11 +245,11 @@ impl View<'_> {
         self.desk.watches.len()
     }
 
-    /// Takes the logs that are worth copying now: of jobs that ended, or that have waited since before `before_ns`.
+    /// Takes the logs that are worth copying now: of jobs that ended, or that have waited for `company_ns`.
     /// Only of nodes that `answers` names.
     pub(crate) fn take_uncopied(
         &mut self,
-        before_ns: u64,
+        (now_ns, company_ns): (u64, u64),
         answers: impl Fn(&str) -> bool,
     ) -> Vec<(JobId, NodeId, RangeSet)> {
         let answers = |node| self.state.node(node).is_none_or(|node| answers(node.body.name.as_str()));
@@ -243,7 +258,9 @@ impl View<'_> {
             .desk
             .uncopied
             .iter()
-            .filter(|((job, node), waiting)| (waiting.since_ns < before_ns || ended(job)) && answers(*node))
+            .filter(|(_, waiting)| waiting.not_before_ns <= now_ns)
+            .filter(|((job, _), waiting)| waiting.since_ns + company_ns < now_ns || ended(job))
+            .filter(|((_, node), _)| answers(*node))
             .map(|(key, _)| *key)
             .collect();
         due.into_iter()
@@ -255,6 +272,9 @@ impl View<'_> {
     pub(crate) fn return_uncopied(&mut self, job: JobId, node: NodeId, elements: &RangeSet, now_ns: u64) {
         for range in elements.iter() {
             self.desk.ended_on(job, node, (range.first, range.last), now_ns);
+        }
+        if let Some(waiting) = self.desk.uncopied.get_mut(&(job, node)) {
+            waiting.not_before_ns = now_ns + COPY_AGAIN_NS;
         }
     }
 }
@@ -275,4 +295,38 @@ pub(super) fn picture(state: &State, desk: &Desk, job: JobId, now: Now, seq: u64
 /// Says whether a job has ended, or is gone.
 pub(super) fn has_ended(state: &State, job: JobId) -> bool {
     state.job_state(job).is_none_or(is_ended)
+}
+
+#[cfg(test)]
+mod tests {
+    //! Silence is the node's, or the engine's own.
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+
+    use gangsaw_core::apply::apply;
+    use gangsaw_core::id::NodeName;
+    use gangsaw_core::resources::Inventory;
+
+    use super::*;
+
+    #[test]
+    fn an_engine_that_stood_still_does_not_take_its_own_silence_for_its_nodes() {
+        let mut state = State::new();
+        let node = NodeId(1);
+        let registered = Event::NodeRegistered {
+            node,
+            name: NodeName::new("n1").unwrap(),
+            uuid: "u".into(),
+            boot_id: "b".into(),
+            agent_version: String::new(),
+            inventory: Inventory::default(),
+        };
+        apply(&mut state, Time(0), &registered);
+        let mut desk = Desk::starting(&state, Time(0));
+        let (ttl, minute) = (Desk::ttl(&state), Time(60_000));
+        desk.after_gap(&state, Time(59_000), minute);
+        assert_eq!(desk.liveness.overdue(minute, ttl), [node], "a second between turns is none: the node was silent");
+        desk.after_gap(&state, Time(1_000), minute);
+        assert_eq!(desk.liveness.overdue(minute, ttl), [], "the engine was stopped for a minute");
+        assert_eq!(desk.liveness.overdue(minute + ttl, ttl), [node]);
+    }
 }

@@ -2,13 +2,14 @@
 //!
 //! Elsewhere: the order of a turn is `turn`.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use gangsaw_core::apply::apply;
 use gangsaw_core::effect::{Effect, Reply, Step};
 use gangsaw_core::event::Event;
-use gangsaw_core::id::{Actor, NodeId, RequestId, Tenant};
-use gangsaw_core::input::{Input, Request};
+use gangsaw_core::id::{Actor, LeaseId, NodeId, RequestId, Tenant};
+use gangsaw_core::input::{FactKind, Input, Request};
 use gangsaw_core::owed::owed;
 use gangsaw_core::place::place;
 use gangsaw_proto::node::v1::attach_response::Message as ToNode;
@@ -28,6 +29,18 @@ use crate::wire::grant;
 const BATCH_ROUNDS_MAX: usize = 16;
 
 impl Running {
+    /// Says whether a message may wait for company: a report that elements in the middle of chunks succeeded. What ends a
+    /// lease, starts or fails cannot, for something follows from it.
+    pub(super) fn can_wait(&self, message: &Message) -> bool {
+        let Message::Node { said: Said::Report { facts, .. }, .. } = message else { return false };
+        let mut ended: BTreeMap<LeaseId, u64> = BTreeMap::new();
+        for fact in facts {
+            let FactKind::Succeeded { first, last, .. } = fact.kind else { return false };
+            *ended.entry(fact.lease).or_default() += u64::from(last - first) + 1;
+        }
+        ended.iter().all(|(lease, count)| self.state.lease(*lease).is_some_and(|lease| lease.live.len() > *count))
+    }
+
     pub(super) fn take(&mut self, message: Message, batch: &mut Batch) {
         match message {
             Message::Ask { request, answer, arrived_ns } => {

@@ -71,10 +71,10 @@ impl Logs {
 
     async fn copy_round(&self) {
         self.tell_copied();
-        let before = boot_ns().saturating_sub(COMPANY_NS);
+        let due_by = (boot_ns(), COMPANY_NS);
         let attached = self.attached();
         let due = self.engine.read(move |view| {
-            let due = view.take_uncopied(before, |node| attached.contains(node));
+            let due = view.take_uncopied(due_by, |node| attached.contains(node));
             let name = |node: NodeId| view.state.node(node).map(|node| node.body.name.to_string());
             due.into_iter().filter_map(|(job, node, set)| Some((job, node, name(node)?, set))).collect::<Vec<_>>()
         });

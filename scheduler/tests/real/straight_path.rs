@@ -258,3 +258,36 @@ async fn a_grant_follows_its_submit_within_milliseconds() {
     assert!(to_grant[50] < std::time::Duration::from_millis(100), "{:?}", to_grant[50]);
     scheduler.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reports_from_the_middle_of_a_chunk_share_appends() {
+    let dir = tempfile::tempdir().unwrap();
+    let scheduler = Scheduler::start(dir.path()).await;
+    let mut agent = scheduler.agent("n1").await;
+    let spec = jobs::JobSpec { array: Some(array(9_999)), ..shell("", "true").jobs.remove(0) };
+    scheduler.clients.jobs.clone().submit(submit("k1", spec)).await.unwrap();
+    let grant = loop {
+        match agent.next().await {
+            ToNode::Grant(grant) if grant.last_index - grant.first_index >= 200 => break grant,
+            ToNode::Grant(grant) => {
+                let (first_index, last_index) = (grant.first_index, grant.last_index);
+                let run = Kind::Succeeded(node::Succeeded { first_index, last_index, mean_us: 500 });
+                agent.say(grant.lease_id, vec![run]).await;
+            }
+            ToNode::ReportAck(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    let appended = || std::fs::metadata(dir.path().join("scheduler/gangsaw.db-wal")).unwrap().len();
+    let before = appended();
+    let mut last = 0;
+    for index in grant.first_index..grant.first_index + 200 {
+        let run = Kind::Succeeded(node::Succeeded { first_index: index, last_index: index, mean_us: 500 });
+        last = agent.say(grant.lease_id, vec![run]).await;
+    }
+    while !matches!(agent.next().await, ToNode::ReportAck(ack) if ack.seq >= last) {}
+    let bytes = appended() - before;
+    // Each append of its own would write two pages at least.
+    assert!(bytes < 200 * 2 * 4_096, "{bytes} bytes for 200 reports");
+    scheduler.stop().await;
+}
