@@ -90,7 +90,9 @@ impl Agent {
             Input::Reconcile => self.reconcile(&mut out),
             Input::Granted(terms) => self.granted(terms, &mut out),
             Input::StartRequested { lease, master_addr, master_port } => {
-                if self.leases.get(&lease).is_some_and(|held| held.stage == Stage::Prepared && !held.is_ended()) {
+                let waits = |held: &&mut Held| held.stage == Stage::Prepared && !held.is_ended();
+                if let Some(held) = self.leases.get_mut(&lease).filter(waits) {
+                    held.stage = Stage::Running;
                     out.push(Effect::ToSupervisor(Order::Start { lease, master_addr, master_port }));
                 }
             }
@@ -305,12 +307,18 @@ impl Agent {
     /// Begins to clear the open leases for which `begun` says where their unbegun units begin.
     fn clear(&mut self, begun: impl Fn(&Held) -> Option<u64>, out: &mut Vec<Effect>) {
         for (&lease, held) in &mut self.leases {
-            if held.is_ended() || matches!(held.stage, Stage::Clearing { .. }) {
+            if held.is_ended() {
                 continue;
             }
-            if let Some(begun) = begun(held) {
-                held.stage = Stage::Clearing { begun };
-                out.push(Effect::KillLeftovers { lease });
+            match held.stage {
+                // Said again: whoever was clearing may have been told of another death meanwhile.
+                Stage::Clearing { .. } => out.push(Effect::KillLeftovers { lease }),
+                Stage::Preparing | Stage::Prepared | Stage::Running => {
+                    if let Some(begun) = begun(held) {
+                        held.stage = Stage::Clearing { begun };
+                        out.push(Effect::KillLeftovers { lease });
+                    }
+                }
             }
         }
     }

@@ -64,20 +64,6 @@ struct LeaseTrack {
     fenced: bool,
 }
 
-impl LeaseTrack {
-    fn new(
-        job: JobId,
-        node: NodeId,
-        (first, last): (Index, Index),
-        attempt: Attempt,
-        head: LeaseId,
-        slots: u64,
-    ) -> Self {
-        let live = u64::from(last - first) + 1;
-        Self { job, node, first, last, attempt, head, devices: Vec::new(), live, slots, fenced: false }
-    }
-}
-
 /// What the log says, element by element.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 /// How much of a line is kept.
-const LINE_CHARS: usize = 500;
+const LINE_CHARS: usize = 600;
 
 /// The trace of one run.
 #[derive(Clone, Debug)]

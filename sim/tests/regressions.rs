@@ -41,3 +41,8 @@ fn a_key_that_expires_in_the_batch_of_its_repetition_keeps_its_answer() {
 fn a_fenced_lease_counts_no_more_for_its_queue() {
     holds(158);
 }
+
+#[test]
+fn a_supervisor_that_dies_twice_leaves_no_lease_uncleared() {
+    holds(767);
+}

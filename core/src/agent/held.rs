@@ -186,18 +186,14 @@ impl Held {
         let first = self.terms.first;
         let untouched = begun <= u64::from(first) && self.started.is_empty();
         if untouched && !self.is_ended() {
-            let unit = self.open.first().unwrap_or(first);
-            if self.is_gang() {
-                self.settle(0, u32::MAX);
-            } else {
+            // Each rank of a gang says so, for the scheduler may have started the gang meanwhile.
+            let failed: Vec<u32> = self.open.indices().take(if self.is_gang() { usize::MAX } else { 1 }).collect();
+            for unit in failed {
                 self.settle(unit, unit);
+                let (index, rank) = if self.is_gang() { (first, unit) } else { (unit, 0) };
+                let detail = String::from("the supervisor died before the task began");
+                facts.push(FactKind::StartFailed { index, rank, users_fault: false, detail });
             }
-            facts.push(FactKind::StartFailed {
-                index: if self.is_gang() { first } else { unit },
-                rank: if self.is_gang() { unit } else { 0 },
-                users_fault: false,
-                detail: String::from("the supervisor died before the task began"),
-            });
         }
         let mut begun_units = self.started.clone();
         if self.is_gang() {

@@ -299,7 +299,7 @@ fn a_gang_loses_its_ranks_by_whether_it_was_started() {
         run(&mut agent, [Input::SupervisorLost(Some(left)), ack(1)]);
         run(&mut agent, [gone()])
     };
-    assert_eq!(lost(3), [report(2, vec![start_failed(3, 0)])]);
+    assert_eq!(lost(3), [report(2, vec![start_failed(3, 0), start_failed(3, 1)])]);
     let dead = |rank| ended(3, rank, Cause::Infra);
     assert_eq!(lost(4), [report(2, vec![dead(0), dead(1)])]);
 }

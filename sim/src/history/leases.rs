@@ -1,8 +1,8 @@
 //! What leases hold, and when it is free again.
 
-use gangsaw_core::id::{LeaseId, Rank};
+use gangsaw_core::id::{Attempt, Index, JobId, LeaseId, NodeId, Rank};
 
-use super::History;
+use super::{History, LeaseTrack};
 
 impl History {
     /// A rank, or all of a lease, is gone: its devices are free.
@@ -40,5 +40,19 @@ impl History {
                 }
             }
         }
+    }
+}
+
+impl LeaseTrack {
+    pub(super) fn new(
+        job: JobId,
+        node: NodeId,
+        (first, last): (Index, Index),
+        attempt: Attempt,
+        head: LeaseId,
+        slots: u64,
+    ) -> Self {
+        let live = u64::from(last - first) + 1;
+        Self { job, node, first, last, attempt, head, devices: Vec::new(), live, slots, fenced: false }
     }
 }
