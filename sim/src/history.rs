@@ -12,7 +12,7 @@ mod limits;
 use std::collections::BTreeMap;
 
 use gangsaw_core::event::{Event, NewJob, Record};
-use gangsaw_core::id::{Attempt, DeviceId, IdempotencyKey, Index, JobId, LeaseId, NodeId, Rank, Tenant};
+use gangsaw_core::id::{Attempt, DeviceId, IdempotencyKey, Index, JobId, LeaseId, NodeId, QueueName, Rank, Tenant};
 use gangsaw_core::job::record::{Next, Outcome};
 use gangsaw_core::lease::RankHold;
 use gangsaw_core::queue::{Limits, QueueKey};
@@ -131,12 +131,7 @@ impl History {
             Event::ElementsRetried { job, elements, .. } => {
                 elements.indices().try_for_each(|index| self.retried(*job, index))
             }
-            Event::JobUpdated { job, queue, .. } => {
-                if let (Some(track), Some(queue)) = (self.jobs.get_mut(job), queue) {
-                    track.queue.name = queue.clone();
-                }
-                Ok(())
-            }
+            Event::JobUpdated { job, queue, .. } => self.updated(*job, queue.as_ref()),
             Event::JobForgotten { job } => self.forgotten(*job),
             Event::QueueSet { queue, limits, .. } => {
                 self.limits.insert(queue.clone(), *limits);
@@ -167,9 +162,7 @@ impl History {
                 Ok(())
             }
             Event::FenceConfirmed { lease, first, last, rank, .. } => {
-                self.confirmed(*lease, u64::from(*last - *first) + 1, *rank);
-                let fenced = self.leases.get(lease).is_some_and(|track| track.fenced);
-                held(fenced, || format!("lease {lease} was confirmed and never fenced"))
+                self.fence_confirmed(*lease, *first, *last, *rank)
             }
             Event::NodeForgotten { node, .. } => {
                 self.holders.retain(|(held, _), _| held != node);
@@ -190,6 +183,19 @@ impl History {
             | Event::ReportTaken { .. }
             | Event::Restored(_) => Ok(()),
         }
+    }
+
+    fn updated(&mut self, job: JobId, queue: Option<&QueueName>) -> Check {
+        if let (Some(track), Some(queue)) = (self.jobs.get_mut(&job), queue) {
+            track.queue.name = queue.clone();
+        }
+        Ok(())
+    }
+
+    fn fence_confirmed(&mut self, lease: LeaseId, first: Index, last: Index, rank: Option<Rank>) -> Check {
+        self.confirmed(lease, u64::from(last - first) + 1, rank);
+        let fenced = self.leases.get(&lease).is_some_and(|track| track.fenced);
+        held(fenced, || format!("lease {lease} was confirmed and never fenced"))
     }
 
     fn chunk_leased(&mut self, event: &Event) -> Check {

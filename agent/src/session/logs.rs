@@ -11,6 +11,7 @@
 //! Elsewhere: the files are the supervisor's (`supervisor::logs`).
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use gangsaw_proto::node::v1::node_service_client::NodeServiceClient;
 use gangsaw_proto::node::v1::{ServeLogsRequest, ServeLogsResponse};
+use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -35,7 +37,7 @@ use crate::supervisor::logs::{LogChunk, LogQuery, LogReader, Stream, forget_atte
 const QUERIES_MAX: usize = 64;
 /// Pieces of at most 64 KiB that wait for the network, all questions together.
 const PIECES_MAX: usize = 16;
-/// How long a follower waits for bytes before it looks whether it was cancelled.
+/// How long a follower waits for bytes, if nothing wakes it, before it looks whether its stream is gone.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 const REDIAL: Duration = Duration::from_millis(500);
 const STREAM_STDOUT: u32 = 1;
@@ -99,18 +101,37 @@ async fn serve_once(state: &Path, node_name: &str, line: Line) -> Result<(), Sta
     Ok(())
 }
 
+/// Tells a thread that waits for bytes that nobody waits for more.
+struct Cancel {
+    flag: AtomicBool,
+    /// Readable once it was cancelled.
+    wake: OwnedFd,
+}
+
+impl Cancel {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { flag: AtomicBool::new(false), wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? })
+    }
+
+    fn cancel(&self) {
+        self.flag.store(true, Ordering::Relaxed);
+        // It can only fail when it is readable already.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
 /// The questions of one stream that are being answered. Dropping it cancels them.
 struct Answering {
     state: PathBuf,
     pieces: mpsc::Sender<ServeLogsRequest>,
-    running: BTreeMap<u64, Arc<AtomicBool>>,
+    running: BTreeMap<u64, Arc<Cancel>>,
     threads: JoinSet<()>,
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
         for cancelled in self.running.values() {
-            cancelled.store(true, Ordering::Relaxed);
+            cancelled.cancel();
         }
     }
 }
@@ -127,7 +148,7 @@ impl Answering {
         self.running.retain(|_, cancelled| Arc::strong_count(cancelled) > 1);
         if question.cancel {
             if let Some(cancelled) = self.running.get(&question.query_id) {
-                cancelled.store(true, Ordering::Relaxed);
+                cancelled.cancel();
             }
             return;
         }
@@ -138,7 +159,14 @@ impl Answering {
             self.threads.spawn(async move { drop(pieces.send(refusal).await) });
             return;
         }
-        let cancelled = Arc::new(AtomicBool::new(false));
+        let cancelled = match Cancel::new() {
+            Ok(cancelled) => Arc::new(cancelled),
+            Err(error) => {
+                let refusal = end(id, &error.to_string());
+                self.threads.spawn(async move { drop(pieces.send(refusal).await) });
+                return;
+            }
+        };
         self.running.insert(id, Arc::clone(&cancelled));
         let state = self.state.clone();
         self.threads.spawn_blocking(move || {
@@ -158,7 +186,7 @@ fn answer(
     state: &Path,
     question: &ServeLogsResponse,
     pieces: &mpsc::Sender<ServeLogsRequest>,
-    cancelled: &AtomicBool,
+    cancelled: &Cancel,
 ) -> std::io::Result<()> {
     let mut reader = LogReader::open(
         state,
@@ -179,7 +207,7 @@ fn answer(
     )?;
     loop {
         // Looked at before reading: what was written before the cancel is read after it.
-        let last_round = !question.follow || cancelled.load(Ordering::Relaxed);
+        let last_round = !question.follow || cancelled.flag.load(Ordering::Relaxed);
         while let Some(chunk) = reader.next()? {
             if pieces.blocking_send(piece(question.query_id, chunk)).is_err() {
                 return Ok(());
@@ -188,7 +216,7 @@ fn answer(
         if last_round || pieces.is_closed() {
             return Ok(());
         }
-        reader.wait(LOOK_EVERY)?;
+        reader.wait_or(LOOK_EVERY, Some(cancelled.wake.as_fd()))?;
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
@@ -10,7 +11,7 @@ use gangsaw_core::ranges::RangeSet;
 use gangsaw_proto::jobs::v1 as wire;
 use gangsaw_proto::log::v1::LogChunk;
 use gangsaw_proto::node::v1::ServeLogsResponse;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
@@ -18,6 +19,7 @@ use tonic::{Code, Status};
 use super::copies::{self, Key, key};
 use super::plan::{Plan, Run};
 use super::{Inbox, Logs, Reading, What};
+use crate::engine::Seen;
 use crate::rpc::ask;
 use crate::rpc::errors::Refusal;
 
@@ -61,11 +63,9 @@ impl Logs {
         let (job, elements) = ask::selector(request.select.clone())?;
         let known = self.engine.read(move |view| {
             let old = || crate::store::history::job(view.history, job.0).ok().flatten().is_some();
-            view.state.job(job).is_some() || old()
+            if view.state.job(job).is_some() { Some(Some(view.watch(job))) } else { old().then_some(None) }
         });
-        if !known.await? {
-            return Err(ask::unknown_job(job.0));
-        }
+        let pictures = known.await?.ok_or_else(|| ask::unknown_job(job.0))?;
         let since_ms = request.since.map_or(0, |since| {
             u64::try_from(since.seconds.saturating_mul(1_000) + i64::from(since.nanos) / 1_000_000).unwrap_or(0)
         });
@@ -79,6 +79,7 @@ impl Logs {
             given: BTreeMap::new(),
             tails: BTreeMap::new(),
             failed: Vec::new(),
+            pictures,
             _reading: reading,
         };
         // Ends with its reader: sending to a stream that is gone fails.
@@ -90,6 +91,16 @@ impl Logs {
         });
         Ok(Box::pin(ReceiverStream::new(messages)))
     }
+}
+
+/// Waits for the job's next change, and says whether it ended.
+async fn news(pictures: &mut Option<watch::Receiver<Arc<Seen>>>) -> bool {
+    let Some(changes) = pictures else { return std::future::pending().await };
+    if changes.changed().await.is_err() {
+        *pictures = None;
+        return true;
+    }
+    changes.borrow_and_update().ended
 }
 
 /// The reader hung up.
@@ -104,6 +115,8 @@ struct Reader {
     tails: BTreeMap<Key, Vec<u8>>,
     /// What nodes said of what they could not read.
     failed: Vec<String>,
+    /// The job's changes; absent when there are none to come.
+    pictures: Option<watch::Receiver<Arc<Seen>>>,
     _reading: Reading,
 }
 
@@ -174,6 +187,9 @@ impl Reader {
                 () = tokio::time::sleep_until(deadline), if finishing => {
                     self.forget(&open);
                     return Ok(Some(unreachable(&open.values().map(|open| open.node.clone()).collect::<Vec<_>>())));
+                }
+                over = news(&mut self.pictures), if !finishing => {
+                    if over || asked.is_empty() { look.reset_immediately(); }
                 }
                 _ = look.tick(), if !finishing => {
                     match self.logs.plan(self.wanted.job, self.wanted.elements.as_ref()).await {

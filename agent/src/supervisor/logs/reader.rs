@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -135,13 +135,23 @@ impl LogReader {
     /// # Errors
     /// When polling fails.
     pub fn wait(&mut self, at_most: Duration) -> io::Result<bool> {
+        self.wait_or(at_most, None)
+    }
+
+    /// As [`LogReader::wait`], and returns at once when `wake` becomes readable.
+    ///
+    /// # Errors
+    /// When polling fails.
+    pub fn wait_or(&mut self, at_most: Duration, wake: Option<BorrowedFd<'_>>) -> io::Result<bool> {
         let timeout = Timespec::try_from(at_most).map_err(io::Error::other)?;
-        let mut fds = [PollFd::new(&self.watch, PollFlags::IN)];
-        let ready = match poll(&mut fds, Some(&timeout)) {
-            Ok(count) => count > 0,
-            Err(rustix::io::Errno::INTR) => false,
+        let watch = PollFd::new(&self.watch, PollFlags::IN);
+        let mut fds = vec![watch];
+        fds.extend(wake.map(|wake| PollFd::from_borrowed_fd(wake, PollFlags::IN)));
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(fault) => return Err(fault.into()),
-        };
+        }
+        let ready = fds.first().is_some_and(|watch| !watch.revents().is_empty());
         if ready {
             let mut events = [0_u8; 4096];
             while rustix::io::read(&self.watch, &mut events[..]).is_ok_and(|length| length == events.len()) {}
