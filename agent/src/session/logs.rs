@@ -170,7 +170,9 @@ impl Answering {
         self.running.insert(id, Arc::clone(&cancelled));
         let state = self.state.clone();
         self.threads.spawn_blocking(move || {
-            let error = answer(&state, &question, &pieces, &cancelled).err();
+            // Closing what a reader watches takes the kernel milliseconds: the end is said first.
+            let mut reader = None;
+            let error = answer(&state, &question, &pieces, &cancelled, &mut reader).err();
             // Nobody to tell means that the stream is gone.
             let _ = pieces.blocking_send(end(id, &error.map(|error| error.to_string()).unwrap_or_default()));
         });
@@ -187,8 +189,9 @@ fn answer(
     question: &ServeLogsResponse,
     pieces: &mpsc::Sender<ServeLogsRequest>,
     cancelled: &Cancel,
+    kept: &mut Option<LogReader>,
 ) -> std::io::Result<()> {
-    let mut reader = LogReader::open(
+    let reader = kept.insert(LogReader::open(
         state,
         LogQuery {
             job_id: question.job_id,
@@ -204,7 +207,7 @@ fn answer(
             tail_lines: question.tail_lines,
             since_wall_ms: question.since_wall_ms,
         },
-    )?;
+    )?);
     loop {
         // Looked at before reading: what was written before the cancel is read after it.
         let last_round = !question.follow || cancelled.flag.load(Ordering::Relaxed);
