@@ -18,7 +18,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::server::Connected;
 
 use crate::metrics::Metrics;
-use crate::tls::{self, NodeCertificate, ServerTls};
+use crate::tls::ServerTls;
 
 /// Handshakes at once; one more is closed, and its client dials again.
 const HANDSHAKES_MAX: usize = 1_024;
@@ -41,6 +41,8 @@ const WAITING_MAX: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// First byte of a TLS connection: a handshake record.
 const TLS_RECORD: u8 = 0x16;
+/// What is taken from somebody who speaks plain HTTP, before the answer.
+const UNREAD_BYTES: usize = 4 << 10;
 /// What somebody reads who speaks plain HTTP to a port that others can reach.
 const SPEAKS_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n\
     this port speaks TLS: write https://\n";
@@ -50,8 +52,6 @@ const SPEAKS_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     pub(crate) tls: bool,
-    /// The node whose certificate was shown and verified.
-    pub(crate) node: Option<Arc<NodeCertificate>>,
 }
 
 /// A connection that may be served.
@@ -114,7 +114,7 @@ impl Door {
             // Without it only small messages are slower.
             let _ = stream.set_nodelay(true);
             let Some(tls) = &self.tls else {
-                let peer = Peer { address, tls: false, node: None };
+                let peer = Peer { address, tls: false };
                 if self.ready.send(Ok(Conn { io: Io::Plain(stream), peer })).await.is_err() {
                     return;
                 }
@@ -139,7 +139,7 @@ impl Door {
                     }
                     Err(refused) => {
                         metrics.connections_refused.get_or_create(&[("reason", refused.why)]).inc();
-                        tracing::warn!(peer = %address, why = refused.why, detail = %refused.detail, "connection refused");
+                        tracing::info!(peer = %address, why = refused.why, detail = %refused.detail, "connection refused");
                     }
                 }
             });
@@ -166,19 +166,18 @@ async fn greet(mut stream: TcpStream, address: SocketAddr, tls: Arc<ServerTls>) 
     }
     if first[0] != TLS_RECORD {
         if address.ip().to_canonical().is_loopback() {
-            let peer = Peer { address, tls: false, node: None };
+            let peer = Peer { address, tls: false };
             return Ok(Conn { io: Io::Plain(stream), peer });
         }
-        // Whether or not it is read.
+        // What was sent is taken first, for closing over it would take the answer back. Whether or not that is read.
+        let _ = stream.read(&mut [0; UNREAD_BYTES]).await;
         let _ = stream.write_all(SPEAKS_TLS).await;
+        let _ = stream.shutdown().await;
         return Err(Refused { why: "plaintext", detail: String::new() });
     }
     let accepted = TlsAcceptor::from(Arc::clone(&tls.config)).accept(stream).await;
     let stream = accepted.map_err(|error| Refused { why: "handshake", detail: said(&error) })?;
-    let (_, session) = stream.get_ref();
-    let shown = session.peer_certificates().and_then(<[_]>::first);
-    let node = shown.and_then(tls::node_of).map(Arc::new);
-    Ok(Conn { io: Io::Tls(Box::new(stream)), peer: Peer { address, tls: true, node } })
+    Ok(Conn { io: Io::Tls(Box::new(stream)), peer: Peer { address, tls: true } })
 }
 
 /// Says why a handshake failed, and whose clock may be wrong.

@@ -100,7 +100,9 @@ impl ServeError {
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
-            ServeError::InsecureBind(_) => "make certificates with `gangsaw scheduler init`, or listen on 127.0.0.1 or [::1]",
+            ServeError::InsecureBind(_) => {
+                "make certificates with `gangsaw scheduler init`, or listen on 127.0.0.1 or [::1]"
+            }
             ServeError::Bind { .. } => "another program may hold the port; port 0 takes a free one",
             ServeError::StateFolder { .. } => "",
             ServeError::Tls(_) => "restore the folder `tls`, or move it away and run `gangsaw scheduler init`",

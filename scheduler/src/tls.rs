@@ -37,7 +37,6 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::wall_ms;
 use crate::token::{make_private_folder, write_private};
 use authority::Authority;
-pub(crate) use read::{NodeCertificate, node_of};
 
 /// Life of a served certificate.
 const SERVER_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);

@@ -12,3 +12,4 @@ mod kills;
 mod quickstart;
 mod shapes;
 mod straight;
+mod tls;
