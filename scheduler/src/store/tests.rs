@@ -194,18 +194,21 @@ fn a_forgotten_job_is_found_in_its_rows_with_its_tasks() {
     };
     let spec = JobSpec::try_from(draft).unwrap();
     let submit = Submit { key: IdempotencyKey::new("k").unwrap(), user: "ada".into(), jobs: vec![spec] };
+    let fold = |both: &mut Both, at: u64, events: &[Event]| {
+        let now = crate::wire::view::Now { time: Time(at), wall_ms: 1_000 + at };
+        let mut projection = project::Projection::default();
+        events.iter().for_each(|event| projection.fold(&mut both.state, now, event));
+        let rows = projection.rows(&both.state, now);
+        both.store.append(Time(at), 1_000 + at, events, &rows).unwrap();
+        rows.len()
+    };
     for (at, input) in [(5, Input::Submit(submit)), (9, Input::Cancel { job: JobId(1), elements: None })] {
         let (actor, request_id) = (Actor::new("ada").unwrap(), RequestId::new("r").unwrap());
         let step = decide(&both.state, Time(at), &Request { actor, tenant: Tenant::default(), request_id, input });
-        step.events.iter().for_each(|event| apply(&mut both.state, Time(at), event));
-        both.store.append(Time(at), 1_000 + at, &step.events, &[]).unwrap();
+        fold(&mut both, at, &step.events);
     }
-    let now = crate::wire::view::Now { time: Time(20), wall_ms: 1_020 };
-    let rows = old::rows(&both.state, JobId(1), now);
-    assert!(rows.len() <= 3, "five thousand alike tasks are one row: {}", rows.len());
-    let forgotten = Event::JobForgotten { job: JobId(1) };
-    apply(&mut both.state, Time(20), &forgotten);
-    both.store.append(Time(20), 1_020, &[forgotten], &rows).unwrap();
+    let rows = fold(&mut both, 20, &[Event::JobForgotten { job: JobId(1) }]);
+    assert!(rows <= 3, "five thousand alike tasks are one row: {rows}");
     assert!(both.state.job(JobId(1)).is_none());
 
     let connection = both.store.connection();
