@@ -109,7 +109,7 @@ impl World {
                 rusqlite::types::Value::Null => Ok("-".to_owned()),
                 rusqlite::types::Value::Integer(number) => Ok(number.to_string()),
                 rusqlite::types::Value::Text(text) => Ok(text),
-                other => panic!("{other:?}"),
+                other @ (rusqlite::types::Value::Real(_) | rusqlite::types::Value::Blob(_)) => panic!("{other:?}"),
             };
             (0..columns).map(word).collect::<rusqlite::Result<Vec<String>>>().map(|words| words.join("|"))
         };
