@@ -3,6 +3,8 @@
 //! A job's rows are written in the transaction that forgets it, from the state that still has it. Whoever looks for
 //! an old job reads them; the log and its archives keep the whole story.
 
+use gangsaw_proto::jobs::v1 as wire;
+use prost::Message;
 use rusqlite::{Connection, params};
 
 /// An old job.
@@ -28,6 +30,8 @@ pub(crate) struct Filter {
     pub(crate) name: String,
     /// Submitted at or after this wall time.
     pub(crate) since_wall_ms: u64,
+    /// Only of this tenant.
+    pub(crate) tenant: Option<String>,
 }
 
 /// Returns up to `limit` old jobs, newest first.
@@ -44,11 +48,17 @@ pub(crate) fn jobs(connection: &Connection, filter: &Filter, limit: usize) -> ru
     while found.len() < limit {
         let Some(row) = rows.next()? else { break };
         let state: i32 = row.get(3)?;
-        if filter.states.is_empty() || filter.states.contains(&state) {
-            found.push(OldJob { job_id: row.get::<_, i64>(0)?.cast_unsigned(), job: row.get(1)?, spec: row.get(2)? });
+        let old = OldJob { job_id: row.get::<_, i64>(0)?.cast_unsigned(), job: row.get(1)?, spec: row.get(2)? };
+        let tenants = filter.tenant.as_ref().is_none_or(|tenant| of_tenant(&old, tenant));
+        if tenants && (filter.states.is_empty() || filter.states.contains(&state)) {
+            found.push(old);
         }
     }
     Ok(found)
+}
+
+fn of_tenant(old: &OldJob, tenant: &str) -> bool {
+    wire::Job::decode(old.job.as_slice()).is_ok_and(|job| job.tenant == tenant)
 }
 
 /// Returns an old job.

@@ -1,6 +1,7 @@
 //! A store comes back as it was, finds what was damaged, and stays small.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use gangsaw_core::access::Reach;
 use gangsaw_core::decide::decide;
 use gangsaw_core::id::{Actor, IdempotencyKey, RequestId, Tenant};
 use gangsaw_core::input::{Input, Request, Submit};
@@ -28,7 +29,11 @@ impl Both {
         let input = Input::Submit(Submit { key, user: "ada".into(), jobs: vec![JobSpec::try_from(draft).unwrap()] });
         let (actor, request_id) = (Actor::new("ada").unwrap(), RequestId::new("r").unwrap());
         let at = Time(number);
-        let step = decide(&self.state, at, &Request { actor, tenant: Tenant::default(), request_id, input });
+        let step = decide(
+            &self.state,
+            at,
+            &Request { actor, tenant: Tenant::default(), reach: Reach::Own, request_id, input },
+        );
         for event in &step.events {
             apply(&mut self.state, at, event);
         }
@@ -196,7 +201,11 @@ fn a_forgotten_job_is_found_in_its_rows_with_its_tasks() {
     let submit = Submit { key: IdempotencyKey::new("k").unwrap(), user: "ada".into(), jobs: vec![spec] };
     for (at, input) in [(5, Input::Submit(submit)), (9, Input::Cancel { job: JobId(1), elements: None })] {
         let (actor, request_id) = (Actor::new("ada").unwrap(), RequestId::new("r").unwrap());
-        let step = decide(&both.state, Time(at), &Request { actor, tenant: Tenant::default(), request_id, input });
+        let step = decide(
+            &both.state,
+            Time(at),
+            &Request { actor, tenant: Tenant::default(), reach: Reach::Own, request_id, input },
+        );
         step.events.iter().for_each(|event| apply(&mut both.state, Time(at), event));
         both.store.append(Time(at), 1_000 + at, &step.events, &[]).unwrap();
     }
