@@ -7,6 +7,8 @@ use gangsaw_proto::jobs::v1 as wire;
 use prost::Message;
 use rusqlite::{Connection, params};
 
+use super::contract::{Cause, History};
+
 /// An old job.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct OldJob {
@@ -34,8 +36,29 @@ pub(crate) struct Filter {
     pub(crate) tenant: Option<String>,
 }
 
-/// Returns up to `limit` old jobs, newest first.
-pub(crate) fn jobs(connection: &Connection, filter: &Filter, limit: usize) -> rusqlite::Result<Vec<OldJob>> {
+impl Filter {
+    /// Says whether an old job is of the tenant that is wanted.
+    pub(crate) fn takes_tenant(&self, old: &OldJob) -> bool {
+        let of = |tenant: &String| wire::Job::decode(old.job.as_slice()).is_ok_and(|job| job.tenant == *tenant);
+        self.tenant.as_ref().is_none_or(of)
+    }
+}
+
+impl History for Connection {
+    fn jobs(&self, filter: &Filter, limit: usize) -> Result<Vec<OldJob>, Cause> {
+        Ok(jobs(self, filter, limit)?)
+    }
+
+    fn job(&self, job_id: u64) -> Result<Option<OldJob>, Cause> {
+        Ok(job(self, job_id)?)
+    }
+
+    fn tasks(&self, job_id: u64, from: (u32, u32), limit: usize) -> Result<Vec<OldTasks>, Cause> {
+        Ok(tasks(self, job_id, from, limit)?)
+    }
+}
+
+fn jobs(connection: &Connection, filter: &Filter, limit: usize) -> rusqlite::Result<Vec<OldJob>> {
     let sql = "SELECT job_id, job, spec, state FROM job
                WHERE job_id < ?1 AND submitted_wall_ms >= ?2
                  AND (?3 = '' OR queue = ?3) AND (?4 = '' OR user = ?4) AND (?5 = '' OR name = ?5)
@@ -49,20 +72,14 @@ pub(crate) fn jobs(connection: &Connection, filter: &Filter, limit: usize) -> ru
         let Some(row) = rows.next()? else { break };
         let state: i32 = row.get(3)?;
         let old = OldJob { job_id: row.get::<_, i64>(0)?.cast_unsigned(), job: row.get(1)?, spec: row.get(2)? };
-        let tenants = filter.tenant.as_ref().is_none_or(|tenant| of_tenant(&old, tenant));
-        if tenants && (filter.states.is_empty() || filter.states.contains(&state)) {
+        if filter.takes_tenant(&old) && (filter.states.is_empty() || filter.states.contains(&state)) {
             found.push(old);
         }
     }
     Ok(found)
 }
 
-fn of_tenant(old: &OldJob, tenant: &str) -> bool {
-    wire::Job::decode(old.job.as_slice()).is_ok_and(|job| job.tenant == tenant)
-}
-
-/// Returns an old job.
-pub(crate) fn job(connection: &Connection, job_id: u64) -> rusqlite::Result<Option<OldJob>> {
+fn job(connection: &Connection, job_id: u64) -> rusqlite::Result<Option<OldJob>> {
     let mut statement = connection.prepare_cached("SELECT job, spec FROM job WHERE job_id = ?1")?;
     let mut rows = statement.query([job_id.cast_signed()])?;
     rows.next()?.map(|row| Ok(OldJob { job_id, job: row.get(0)?, spec: row.get(1)? })).transpose()
@@ -77,8 +94,7 @@ pub(crate) struct OldTasks {
     pub(crate) task: Vec<u8>,
 }
 
-/// Returns up to `limit` runs of tasks that end at or after `(element, rank)`, in order.
-pub(crate) fn tasks(
+fn tasks(
     connection: &Connection,
     job_id: u64,
     (element, rank): (u32, u32),
