@@ -1,7 +1,7 @@
 //! admin.v1: nodes, queues, and what the scheduler itself is.
 
 use gangsaw_core::effect::Reply;
-use gangsaw_core::id::{NodeName, QueueName};
+use gangsaw_core::id::{NodeName, QueueName, Tenant};
 use gangsaw_core::input::{Change, Input};
 use gangsaw_proto::admin::v1 as wire;
 use gangsaw_proto::admin::v1::admin_service_server::AdminService;
@@ -95,6 +95,32 @@ impl AdminService for Admin {
         };
         self.done(input).await?;
         Ok(Response::new(wire::SetQueueResponse {}))
+    }
+
+    async fn list_tenants(
+        &self,
+        _request: Request<wire::ListTenantsRequest>,
+    ) -> Result<Response<wire::ListTenantsResponse>, Status> {
+        let tenants =
+            self.engine.read(|view| view.state.tenants().map(|(tenant, held)| view::tenant(tenant, held)).collect());
+        Ok(Response::new(wire::ListTenantsResponse { tenants: tenants.await? }))
+    }
+
+    async fn set_tenant(
+        &self,
+        request: Request<wire::SetTenantRequest>,
+    ) -> Result<Response<wire::SetTenantResponse>, Status> {
+        let request = request.into_inner();
+        let name =
+            Tenant::new(&request.name).map_err(|error| invalid("bad-name", format!("the tenant's name {error}")))?;
+        let input = Input::SetTenant {
+            name,
+            running_max: change(request.running_max),
+            queued_max: change(request.queued_max),
+            gpus_max: change(request.gpus_max),
+        };
+        self.done(input).await?;
+        Ok(Response::new(wire::SetTenantResponse {}))
     }
 
     async fn get_server(

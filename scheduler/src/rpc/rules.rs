@@ -28,6 +28,8 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("/gangsaw.admin.v1.AdminService/ForgetNode", Rule::Token),
     ("/gangsaw.admin.v1.AdminService/ListQueues", Rule::Token),
     ("/gangsaw.admin.v1.AdminService/SetQueue", Rule::Token),
+    ("/gangsaw.admin.v1.AdminService/ListTenants", Rule::Token),
+    ("/gangsaw.admin.v1.AdminService/SetTenant", Rule::Token),
     ("/gangsaw.admin.v1.AdminService/GetServer", Rule::Token),
     ("/gangsaw.node.v1.NodeService/Attach", Rule::Token),
     ("/gangsaw.node.v1.NodeService/ServeLogs", Rule::Token),
