@@ -37,8 +37,8 @@ use crate::clock::boot_ns;
 use crate::disk::DiskGuard;
 use crate::metrics::Metrics;
 use crate::rpc::errors::Refusal;
-use crate::store::sqlite::AppendError;
-use crate::store::{Loaded, SqliteStore};
+use crate::store::Loaded;
+use crate::store::contract::{AppendError, Store};
 use crate::wire::view::Volatile;
 
 /// Messages that may wait for the engine: a second of work at full rate.
@@ -83,7 +83,7 @@ pub enum EngineError {
 
 /// What an engine starts with.
 pub(crate) struct Parts {
-    pub(crate) store: SqliteStore,
+    pub(crate) store: Box<dyn Store>,
     pub(crate) loaded: Loaded,
     pub(crate) disk: DiskGuard,
     pub(crate) metrics: Arc<Metrics>,

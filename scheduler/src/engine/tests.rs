@@ -10,11 +10,18 @@ use gangsaw_core::time::Time;
 use tonic::Code;
 
 use super::*;
+use crate::store::SqliteStore;
 
 fn parts(folder: &Path) -> Parts {
     let (store, loaded) = SqliteStore::open(folder, None).unwrap();
     let disk = DiskGuard::open(folder).unwrap();
-    Parts { store, loaded, disk, metrics: Arc::default(), refused_inputs: folder.join("refused-inputs") }
+    Parts {
+        store: Box::new(store),
+        loaded,
+        disk,
+        metrics: Arc::default(),
+        refused_inputs: folder.join("refused-inputs"),
+    }
 }
 
 fn who() -> (Actor, RequestId) {

@@ -23,8 +23,8 @@ use crate::clock::{Clock, boot_ns, wall_ms};
 use crate::disk::DiskGuard;
 use crate::metrics::Metrics;
 use crate::rpc::errors::Refusal;
-use crate::store::SqliteStore;
-use crate::store::sqlite::{AppendError, Row};
+use crate::store::contract::{AppendError, Store};
+use crate::store::sqlite::Row;
 use crate::wire::view::Now;
 
 /// Messages one batch takes: it bounds how long the first waits for the last.
@@ -51,7 +51,7 @@ pub(super) type Decide = fn(&State, Time, &Request) -> Step;
 /// The engine's own side.
 pub(super) struct Running {
     pub(super) state: State,
-    pub(super) store: SqliteStore,
+    pub(super) store: Box<dyn Store>,
     pub(super) disk: DiskGuard,
     pub(super) clock: Clock,
     pub(super) now: Now,
@@ -209,7 +209,7 @@ impl Running {
     /// Makes the batch durable. On a full disk the ballast goes, for the state is already ahead of the log.
     fn append(&mut self, batch: &mut Batch) -> Result<(), EngineError> {
         if let Some(failure) = self.store.keeper_failure() {
-            return Err(EngineError::Keeper(failure.to_string()));
+            return Err(EngineError::Keeper(failure));
         }
         self.idle = batch.events.is_empty();
         if self.idle {
@@ -280,7 +280,7 @@ impl Running {
             state: &self.state,
             now: self.now,
             last_seq: self.store.last_seq(),
-            history: self.store.connection(),
+            history: self.store.history(),
             desk: &mut self.desk,
         };
         for read in batch.reads {

@@ -62,7 +62,7 @@ impl Logs {
     ) -> Result<ReadStream, Refusal> {
         let (job, elements) = ask::selector(request.select.clone())?;
         let known = self.engine.read(move |view| {
-            let old = || crate::store::history::job(view.history, job.0).ok().flatten().is_some();
+            let old = || view.history.job(job.0).ok().flatten().is_some();
             if view.state.job(job).is_some() { Some(Some(view.watch(job))) } else { old().then_some(None) }
         });
         let pictures = known.await?.ok_or_else(|| ask::unknown_job(job.0))?;

@@ -11,7 +11,7 @@ use tonic::Code;
 use super::ask::{self, invalid};
 use super::errors::Refusal;
 use crate::engine::{Engine, View};
-use crate::store::history::{self, Filter};
+use crate::store::history::Filter;
 use crate::wire::terms::{self, is_ended};
 use crate::wire::view;
 
@@ -73,12 +73,12 @@ fn get_old(
     elements: Option<&RangeSet>,
     (from, limit): ((u32, u32), usize),
 ) -> Result<wire::GetJobResponse, Refusal> {
-    let old = history::job(view.history, job.0).map_err(unreadable)?.ok_or_else(|| ask::unknown_job(job.0))?;
+    let old = view.history.job(job.0).map_err(unreadable)?.ok_or_else(|| ask::unknown_job(job.0))?;
     let mut tasks = Vec::new();
     let mut next = None;
     let wanted = |index: u32| elements.is_none_or(|set| set.contains(index));
     // One run more than asked tells whether there is a next page.
-    'runs: for run in history::tasks(view.history, job.0, from, limit + 1).map_err(unreadable)? {
+    'runs: for run in view.history.tasks(job.0, from, limit + 1).map_err(unreadable)? {
         let task = wire::Task::decode(run.task.as_slice()).map_err(unreadable)?;
         for index in (run.first.max(from.0)..=run.last).filter(|index| wanted(*index)) {
             if tasks.len() == limit {
@@ -148,7 +148,7 @@ fn page(view: &View<'_>, wanted: &Wanted) -> Result<wire::ListJobsResponse, Refu
         || view.state.jobs().next().is_some_and(|oldest| reached.is_some_and(|at| at > oldest.body.id.0));
     if wanted.ended {
         let floor = if stopped { reached.unwrap_or(0) } else { 0 };
-        for old in history::jobs(view.history, &wanted.filter, wanted.limit).map_err(unreadable)? {
+        for old in view.history.jobs(&wanted.filter, wanted.limit).map_err(unreadable)? {
             if old.job_id > floor {
                 jobs.push(wire::Job::decode(old.job.as_slice()).map_err(unreadable)?);
             }

@@ -17,7 +17,6 @@ use tonic::{Code, Status};
 use super::ask;
 use super::errors::Refusal;
 use crate::engine::{Engine, Seen};
-use crate::store::history;
 
 /// The stream of one watcher.
 pub(crate) type WatchStream = Pin<Box<dyn Stream<Item = Result<wire::WatchResponse, Status>> + Send>>;
@@ -45,7 +44,7 @@ pub(crate) async fn open(
         if view.state.job(job).is_some() {
             return Ok(Ok(view.watch(job)));
         }
-        let old = history::job(view.history, job.0).ok().flatten().ok_or_else(|| ask::unknown_job(job.0))?;
+        let old = view.history.job(job.0).ok().flatten().ok_or_else(|| ask::unknown_job(job.0))?;
         Ok(Err((view.last_seq, old.job)))
     });
     match watched.await?? {

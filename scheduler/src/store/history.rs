@@ -5,6 +5,8 @@
 
 use rusqlite::{Connection, params};
 
+use super::contract::{Cause, History};
+
 /// An old job.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct OldJob {
@@ -30,8 +32,21 @@ pub(crate) struct Filter {
     pub(crate) since_wall_ms: u64,
 }
 
-/// Returns up to `limit` old jobs, newest first.
-pub(crate) fn jobs(connection: &Connection, filter: &Filter, limit: usize) -> rusqlite::Result<Vec<OldJob>> {
+impl History for Connection {
+    fn jobs(&self, filter: &Filter, limit: usize) -> Result<Vec<OldJob>, Cause> {
+        Ok(jobs(self, filter, limit)?)
+    }
+
+    fn job(&self, job_id: u64) -> Result<Option<OldJob>, Cause> {
+        Ok(job(self, job_id)?)
+    }
+
+    fn tasks(&self, job_id: u64, from: (u32, u32), limit: usize) -> Result<Vec<OldTasks>, Cause> {
+        Ok(tasks(self, job_id, from, limit)?)
+    }
+}
+
+fn jobs(connection: &Connection, filter: &Filter, limit: usize) -> rusqlite::Result<Vec<OldJob>> {
     let sql = "SELECT job_id, job, spec, state FROM job
                WHERE job_id < ?1 AND submitted_wall_ms >= ?2
                  AND (?3 = '' OR queue = ?3) AND (?4 = '' OR user = ?4) AND (?5 = '' OR name = ?5)
@@ -51,8 +66,7 @@ pub(crate) fn jobs(connection: &Connection, filter: &Filter, limit: usize) -> ru
     Ok(found)
 }
 
-/// Returns an old job.
-pub(crate) fn job(connection: &Connection, job_id: u64) -> rusqlite::Result<Option<OldJob>> {
+fn job(connection: &Connection, job_id: u64) -> rusqlite::Result<Option<OldJob>> {
     let mut statement = connection.prepare_cached("SELECT job, spec FROM job WHERE job_id = ?1")?;
     let mut rows = statement.query([job_id.cast_signed()])?;
     rows.next()?.map(|row| Ok(OldJob { job_id, job: row.get(0)?, spec: row.get(1)? })).transpose()
@@ -67,8 +81,7 @@ pub(crate) struct OldTasks {
     pub(crate) task: Vec<u8>,
 }
 
-/// Returns up to `limit` runs of tasks that end at or after `(element, rank)`, in order.
-pub(crate) fn tasks(
+fn tasks(
     connection: &Connection,
     job_id: u64,
     (element, rank): (u32, u32),

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, params};
 
+use super::contract::AppendError;
 use super::fail::{FailAt, FailMoment};
 use super::wal::{self, Tail};
 
@@ -76,20 +77,6 @@ pub enum OpenError {
         /// Its reason.
         source: std::io::Error,
     },
-}
-
-/// Why a batch was not appended.
-#[derive(Debug, thiserror::Error)]
-pub enum AppendError {
-    /// The disk is full and nothing was written. It may be tried again.
-    #[error("the disk is full")]
-    Full,
-    /// Whether the batch is on disk is unknown. Nothing is appended any more.
-    #[error("the log cannot be trusted after a failed write")]
-    Latched(#[source] rusqlite::Error),
-    /// An earlier failure latched.
-    #[error("an earlier write to the log failed")]
-    LatchedBefore,
 }
 
 /// One row that history queries read; it replaces the row with the same key.
@@ -189,7 +176,7 @@ impl Database {
             Err(error) if is_full(&error) && self.connection.is_autocommit() => Err(AppendError::Full),
             Err(error) => {
                 self.latched = true;
-                Err(AppendError::Latched(error))
+                Err(AppendError::Latched(error.into()))
             }
         }
     }
