@@ -62,8 +62,7 @@ pub(crate) enum Verb {
     Progress(progress::Args),
     Clean(clean::Args),
     Train(train::Args),
-    /// Print this scheduler's token, for other clients
-    Token,
+    Token(own::TokenArgs),
     Config(own::ConfigArgs),
     /// Print a shell's completion script
     Completions(own::Completions),

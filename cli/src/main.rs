@@ -116,7 +116,7 @@ async fn verb(session: &Session, verb: &Verb) -> Result<u8, Failure> {
         Verb::Clean(args) => clean::run(session, args).await,
         Verb::Progress(args) => progress::run(args),
         Verb::Train(args) => train::run(session.format, args),
-        Verb::Token => own::print_token(session),
+        Verb::Token(args) => own::token(session, args).await,
         Verb::Config(args) => own::config(session, args).await,
         Verb::Completions(args) => own::completions(args, Cli::command()),
     }

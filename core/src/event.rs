@@ -10,6 +10,7 @@ pub use parts::{By, GangPart, NewJob, Restored};
 use crate::id::{Attempt, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, Tenant};
 use crate::job::body::{After, CancelCause, DeviceChoice};
 use crate::job::record::{Exit, Next, Outcome};
+use crate::join::JoinEvent;
 use crate::lease::{Master, RankHold};
 use crate::node::NodeMode;
 use crate::queue::{Limits, QueueKey};
@@ -381,6 +382,8 @@ pub enum Event {
         /// Its number.
         seq: u64,
     },
+    /// Somebody was let in, or may be.
+    Join(JoinEvent),
     /// A part of a snapshot.
     Restored(Restored),
 }

@@ -7,7 +7,8 @@ use serde_json::json;
 use crate::client::{credentials, host_and_port, normal, stored_token, untrusted};
 use crate::fail::{Failure, bad_input};
 use crate::output::{object, print};
-use crate::session::{Session, token};
+use crate::session::{self, Session};
+use crate::verbs::join;
 
 /// Which shell
 #[derive(Clone, Debug, clap::Args)]
@@ -17,10 +18,30 @@ pub(crate) struct Completions {
     shell: clap_complete::Shell,
 }
 
+/// Print this scheduler's token for other clients, or let machines in
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct TokenArgs {
+    #[command(subcommand)]
+    verb: Option<TokenVerb>,
+}
+
+#[derive(Clone, Debug, clap::Subcommand)]
+enum TokenVerb {
+    Join(join::Args),
+}
+
+/// Runs `gangsaw token`.
+pub(crate) async fn token(session: &Session, args: &TokenArgs) -> Result<u8, Failure> {
+    match &args.verb {
+        None => print_token(session),
+        Some(TokenVerb::Join(args)) => join::run(session, args).await,
+    }
+}
+
 /// Prints the token for the scheduler, for use with other clients.
-pub(crate) fn print_token(session: &Session) -> Result<u8, Failure> {
+fn print_token(session: &Session) -> Result<u8, Failure> {
     let address = session.address();
-    let Some(found) = token().or_else(|| stored_token(address)) else {
+    let Some(found) = session::token().or_else(|| stored_token(address)) else {
         let hint = "start a scheduler there as this user, or set GANGSAW_TOKEN";
         return Err(bad_input("no-token", format!("no token is known for {address}"), hint));
     };

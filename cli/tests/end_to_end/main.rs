@@ -10,6 +10,7 @@ mod cluster;
 mod diagnostics;
 mod exits;
 mod gpus;
+mod joins;
 mod kills;
 mod logs;
 mod pages;

@@ -98,6 +98,7 @@ impl State {
         };
         assert!(node.leases.is_empty(), "a node is forgotten after its leases");
         self.node_names.remove(&node.body.name);
+        self.joins.forget(&node.body.name);
         self.index.silent.remove(&id);
         if let Some((gpus, key)) = node.free_key {
             self.unfree(gpus, &key);

@@ -19,6 +19,7 @@ pub fn snapshot_events(state: &State) -> Vec<Event> {
         digest: used.digest,
         jobs: used.jobs.clone(),
     });
+    let joins = state.joins.parts().into_iter().map(|part| Restored::Join(Box::new(part)));
     let Counters { job, lease, node, round } = state.counters;
     let counters = std::iter::once(Restored::Counters { job, lease, node, round });
     queues
@@ -28,6 +29,7 @@ pub fn snapshot_events(state: &State) -> Vec<Event> {
         .chain(gangs)
         .chain(leases)
         .chain(keys)
+        .chain(joins)
         .chain(counters)
         .map(Event::Restored)
         .collect()
@@ -59,6 +61,7 @@ impl State {
                 let used = UsedKey { used_at: *used_at, digest: *digest, jobs: jobs.clone() };
                 self.insert_key(tenant, key, used);
             }
+            Restored::Join(part) => self.joins.restore(part),
             Restored::Counters { job, lease, node, round } => {
                 self.counters = Counters { job: *job, lease: *lease, node: *node, round: *round };
             }

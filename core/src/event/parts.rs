@@ -6,6 +6,7 @@ use crate::event::Event;
 use crate::id::{Actor, IdempotencyKey, JobId, LeaseId, NodeId, RequestId, Tenant};
 use crate::job::body::{After, JobBody};
 use crate::job::spec::JobSpec;
+use crate::join::JoinRestored;
 use crate::lease::{Gang, Lease, RankHold};
 use crate::node::NodeBody;
 use crate::queue::{Limits, QueueKey};
@@ -56,6 +57,7 @@ impl Event {
             | Event::TenantSet { .. }
             | Event::RoundDecided { .. }
             | Event::ReportTaken { .. }
+            | Event::Join(_)
             | Event::Restored(_) => Vec::new(),
         }
     }
@@ -121,6 +123,8 @@ pub enum Restored {
         /// The jobs it made.
         jobs: Vec<JobId>,
     },
+    /// Who may join, and who has.
+    Join(Box<JoinRestored>),
     /// What the next ids are.
     Counters {
         /// Next job.

@@ -16,6 +16,7 @@ use http::{HeaderMap, StatusCode, header};
 use super::caller::{Caller, PeerNode, Person};
 use super::errors::Refusal;
 use super::rules::{Rule, rule};
+use crate::accept::Peer;
 use crate::metrics::Metrics;
 use crate::token::Token;
 
@@ -33,14 +34,15 @@ impl Gate {
             let (token, owner) = &self.folder;
             return token.admits(presented).then(|| Caller::Person(owner.clone()));
         }
-        request.extensions().get::<PeerNode>().cloned().map(Caller::Agent)
+        let peer = request.extensions().get::<Peer>()?;
+        PeerNode::of(peer.node.as_deref()?).map(Caller::Agent)
     }
 
     /// Finds the caller that a request goes on with, or why it does not. Absent: anybody may.
     fn admitted(&self, request: &Request) -> Result<Option<Caller>, Refusal> {
         let path = request.uri().path();
         let rule = rule(path);
-        if rule == Some(Rule::Open) {
+        if matches!(rule, Some(Rule::Open | Rule::JoinToken)) {
             return Ok(None);
         }
         let caller = self.caller(request).ok_or_else(Refusal::unauthenticated)?;
@@ -57,7 +59,7 @@ impl Gate {
 /// Narrows a caller to what the rule of its call lets it touch, or denies the call.
 fn allowed(rule: Rule, caller: Caller) -> Result<Caller, Refusal> {
     match (rule, caller) {
-        (Rule::Open, caller) => Ok(caller),
+        (Rule::Open | Rule::JoinToken, caller) => Ok(caller),
         (Rule::Person(least, reach), Caller::Person(person)) if person.role >= least => {
             let reach = if person.role >= Role::Operator { Reach::Cluster } else { reach };
             Ok(Caller::Person(Person { reach, ..person }))

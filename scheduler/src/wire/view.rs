@@ -32,7 +32,8 @@ pub(crate) struct Now {
 impl Now {
     /// Returns the wall time of a moment in cluster time.
     pub(crate) fn wall(self, at: Time) -> prost_types::Timestamp {
-        timestamp(self.wall_ms.saturating_sub(self.time.since(at).0))
+        let (past, ahead) = (self.time.since(at).0, at.since(self.time).0);
+        timestamp(self.wall_ms.saturating_sub(past).saturating_add(ahead))
     }
 }
 

@@ -16,6 +16,7 @@ use gangsaw_core::job::record::{
 use gangsaw_core::job::spec::{
     Array, Dependency, DependencyKind, DependsOn, JobSpec, OnDisconnect, Rendezvous, Retry, Work,
 };
+use gangsaw_core::join::{Hash, JoinEvent, JoinRestored, JoinToken, Member};
 use gangsaw_core::lease::{Gang, GangPlace, Lease, Master, RankHold, RevokeReason, Revoking, Stopping};
 use gangsaw_core::node::{NodeBody, NodeMode};
 use gangsaw_core::queue::{Limits, QueueKey};
@@ -73,6 +74,10 @@ impl Maker {
 
     fn map(&mut self) -> BTreeMap<String, String> {
         self.many(|m| (m.text(), m.text())).into_iter().collect()
+    }
+
+    fn hash(&mut self) -> Hash {
+        [0; 32].map(|_: u8| self.number().to_le_bytes()[0])
     }
 
     fn time(&mut self) -> Time {
@@ -438,7 +443,7 @@ impl Maker {
 }
 
 /// Variants there are, those of snapshots among them.
-const VARIANTS: usize = 40;
+const VARIANTS: usize = 47;
 
 /// Returns a variant's number: a new one does not build until it is made below.
 fn variant(event: &Event) -> usize {
@@ -483,6 +488,15 @@ fn variant(event: &Event) -> usize {
         Event::Restored(Restored::Counters { .. }) => 37,
         Event::TenantSet { .. } => 38,
         Event::Restored(Restored::Tenant { .. }) => 39,
+        Event::Join(JoinEvent::TokenCreated { .. }) => 40,
+        Event::Join(JoinEvent::TokenRevoked { .. }) => 41,
+        Event::Join(JoinEvent::Joined { .. }) => 42,
+        Event::Join(JoinEvent::MemberForgotten { .. }) => 43,
+        Event::Restored(Restored::Join(part)) => match **part {
+            JoinRestored::Token(_) => 44,
+            JoinRestored::Member(_) => 45,
+            JoinRestored::Next { .. } => 46,
+        },
     }
 }
 
@@ -523,6 +537,41 @@ fn event(number: usize, m: &mut Maker) -> Event {
         12 => Event::NodeModeSet { by: m.by(), node: m.node(), mode: m.mode(), reason: m.text() },
         13 => Event::NodeForgotten { by: m.by(), node: m.node() },
         14 => Event::QueueSet { by: m.by(), queue: m.queue_key(), limits: m.limits() },
+        40 => Event::Join(JoinEvent::TokenCreated {
+            by: m.by(),
+            token: m.number(),
+            hash: m.hash(),
+            uses: m.small(),
+            expires: m.time(),
+        }),
+        41 => Event::Join(JoinEvent::TokenRevoked { by: m.by(), token: m.number() }),
+        42 => Event::Join(JoinEvent::Joined {
+            join: m.number(),
+            token: m.number(),
+            name: NodeName::new(&m.text()).unwrap(),
+            uuid: m.text(),
+            key_hash: m.hash(),
+        }),
+        43 => Event::Join(JoinEvent::MemberForgotten { by: m.by(), name: NodeName::new(&m.text()).unwrap() }),
+        44 => Event::Restored(Restored::Join(Box::new(JoinRestored::Token(JoinToken {
+            id: m.number(),
+            hash: m.hash(),
+            by: m.by().actor,
+            created_at: m.time(),
+            expires: m.time(),
+            uses_max: m.small(),
+            uses: m.small(),
+            revoked: m.flag(),
+        })))),
+        45 => Event::Restored(Restored::Join(Box::new(JoinRestored::Member(Member {
+            join: m.number(),
+            name: NodeName::new(&m.text()).unwrap(),
+            uuid: m.text(),
+            key_hash: m.hash(),
+            token: m.number(),
+            joined_at: m.time(),
+        })))),
+        46 => Event::Restored(Restored::Join(Box::new(JoinRestored::Next { token: m.number(), join: m.number() }))),
         15 => Event::RoundDecided {
             round: m.number(),
             now: m.time(),
