@@ -3,6 +3,7 @@
 use gangsaw_core::effect::Reply;
 use gangsaw_core::id::{NodeName, QueueName, Tenant};
 use gangsaw_core::input::{Change, Input};
+use gangsaw_core::time::Millis;
 use gangsaw_proto::admin::v1 as wire;
 use gangsaw_proto::admin::v1::admin_service_server::AdminService;
 use tonic::{Request, Response, Status};
@@ -10,7 +11,7 @@ use tonic::{Request, Response, Status};
 use super::ask::{self, astray, invalid};
 use super::errors::Refusal;
 use crate::engine::Engine;
-use crate::wire::{terms, view};
+use crate::wire::{spec, terms, view};
 
 /// The service.
 #[derive(Clone)]
@@ -48,7 +49,8 @@ impl AdminService for Admin {
         _request: Request<wire::ListNodesRequest>,
     ) -> Result<Response<wire::ListNodesResponse>, Status> {
         let nodes = self.engine.read(|view| {
-            let shown = view.state.nodes().map(|node| view::node(view.state, node, &view.volatile(node.body.id)));
+            let shown =
+                view.state.nodes().map(|node| view::node(view.state, node, &view.volatile(node.body.id), view.now));
             shown.collect()
         });
         Ok(Response::new(wire::ListNodesResponse { nodes: nodes.await? }))
@@ -60,7 +62,16 @@ impl AdminService for Admin {
     ) -> Result<Response<wire::SetNodeResponse>, Status> {
         let request = request.into_inner();
         let mode = terms::mode_from(request.mode).ok_or_else(|| Refusal::missing("mode"))?;
-        self.done(Input::SetNode { name: node_name(&request.name)?, mode, reason: request.reason }).await?;
+        let evict_after = match request.evict_after.as_ref().map(spec::ms) {
+            None => None,
+            Some(ms) => {
+                let ms =
+                    u64::try_from(ms).map_err(|_| invalid("out-of-range", "evict_after is negative".to_owned()))?;
+                Some(Millis(ms))
+            }
+        };
+        let name = node_name(&request.name)?;
+        self.done(Input::SetNode { name, mode, reason: request.reason, evict_after }).await?;
         Ok(Response::new(wire::SetNodeResponse {}))
     }
 
