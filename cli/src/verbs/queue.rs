@@ -29,11 +29,9 @@ enum Verb {
 
 #[derive(Clone, Debug, clap::Args)]
 struct Set {
-    #[arg(required_unless_present = "tenant", conflicts_with = "tenant")]
+    /// The queue; without it, the limits are the tenant's, for all of its queues together
+    #[arg(required_unless_present = "tenant")]
     queue: Option<String>,
-    /// Limit this tenant, in all of its queues together
-    #[arg(long, value_name = "NAME")]
-    tenant: Option<String>,
     /// Elements that may run
     #[arg(long, value_name = "N|none", value_parser = limit)]
     max_running: Option<u64>,
@@ -43,6 +41,9 @@ struct Set {
     /// GPUs that may be held
     #[arg(long, value_name = "N|none", value_parser = limit)]
     gpus_max: Option<u64>,
+    /// Whose queue, by default your own tenant's; without a queue, the tenant itself
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
 }
 
 /// A limit; the largest number stands for none.
@@ -80,20 +81,21 @@ pub(crate) async fn run(session: &Session, args: &Args) -> Result<u8, Failure> {
 /// Sets the limits of a queue, or of a tenant.
 async fn set(session: &Session, client: &mut Client, set: Set) -> Result<(), Failure> {
     let (running_max, queued_max, gpus_max) = (set.max_running, set.max_queued, set.gpus_max);
-    let (kind, name) = match (set.tenant, set.queue) {
-        (Some(tenant), _) => ("tenant", tenant),
-        (None, queue) => ("queue", queue.unwrap_or_default()),
+    let (kind, name) = match (&set.queue, &set.tenant) {
+        (Some(queue), _) => ("queue", queue.clone()),
+        (None, tenant) => ("tenant", tenant.clone().unwrap_or_default()),
     };
     if name.is_empty() || name.chars().any(char::is_control) {
         let hint = "use 1 to 128 letters, digits, `-`, `_` or spaces";
         return Err(bad_input("bad-value", format!("that is no name for a {kind}"), hint));
     }
-    if kind == "tenant" {
+    if set.queue.is_some() {
+        let tenant = set.tenant.unwrap_or_default();
+        let request = SetQueueRequest { name: name.clone(), running_max, queued_max, gpus_max, tenant };
+        client.admin.set_queue(request).await.map_err(|status| client.refused(&status))?;
+    } else {
         let request = SetTenantRequest { name: name.clone(), running_max, queued_max, gpus_max };
         client.admin.set_tenant(request).await.map_err(|status| client.refused(&status))?;
-    } else {
-        let request = SetQueueRequest { name: name.clone(), running_max, queued_max, gpus_max };
-        client.admin.set_queue(request).await.map_err(|status| client.refused(&status))?;
     }
     object(session.format, json!({ "name": name, "change": "set" }), || format!("set {kind} {name}\n"))
 }
