@@ -5,7 +5,7 @@
 
 mod parts;
 
-pub use parts::{By, GangPart, NewJob, Restored};
+pub use parts::{By, GangPart, NewJob, Restored, TokenEvent};
 
 use crate::id::{Attempt, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, Tenant};
 use crate::job::body::{After, CancelCause, DeviceChoice};
@@ -370,6 +370,8 @@ pub enum Event {
         /// Its number.
         seq: u64,
     },
+    /// An API token came or went.
+    Token(TokenEvent),
     /// A part of a snapshot.
     Restored(Restored),
 }

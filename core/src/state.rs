@@ -17,6 +17,7 @@ use crate::node::Node;
 use crate::queue::{Queue, QueueKey};
 use crate::state::index::Indexed;
 use crate::time::Time;
+use crate::token::Tokens;
 
 /// A used idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +56,7 @@ pub struct State {
     pub(crate) queues: BTreeMap<QueueKey, Queue>,
     pub(crate) keys: BTreeMap<(Tenant, IdempotencyKey), UsedKey>,
     pub(crate) node_names: BTreeMap<NodeName, NodeId>,
+    pub(crate) tokens: Tokens,
     pub(crate) index: Indexed,
     pub(crate) mutations: Mutations,
 }
@@ -78,6 +80,7 @@ impl State {
             queues: BTreeMap::new(),
             keys: BTreeMap::new(),
             node_names: BTreeMap::new(),
+            tokens: Tokens::default(),
             index: Indexed::default(),
             mutations: Mutations::default(),
         }
@@ -152,6 +155,11 @@ impl State {
     /// Returns a queue, without limits and use if it was never used.
     pub fn queue(&self, key: &QueueKey) -> Queue {
         self.queues.get(key).copied().unwrap_or_default()
+    }
+
+    /// Returns the API tokens in force.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
     }
 
     /// Returns count and order-free hash of the leases a node should hold, to compare with its heartbeat.

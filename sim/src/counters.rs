@@ -79,12 +79,13 @@ const EVENTS: &[&str] = &[
     "FenceConfirmed",
     "NodeExcluded",
     "ReportTaken",
+    "Token",
     "Restored",
 ];
 const OUTCOMES: &[&str] = &["Ok", "Failed", "Oom", "Timeout", "Preempted", "Infra", "Cancelled", "Fenced"];
-const RESTORED: &[&str] = &["Queue", "Node", "Job", "Gang", "Lease", "Key", "Counters"];
+const RESTORED: &[&str] = &["Queue", "Node", "Job", "Gang", "Lease", "Key", "Tokens", "Counters"];
 const EFFECTS: &[&str] = &["Reply", "Grant", "Start", "Revoke", "Trim", "AckReport"];
-const REPLIES: &[&str] = &["Submitted", "Faults", "Refused", "Cancelled", "Retried", "Done", "Welcome"];
+const REPLIES: &[&str] = &["Submitted", "Faults", "Refused", "Cancelled", "Retried", "TokenCreated", "Done", "Welcome"];
 const INPUTS: &[&str] = &[
     "Submit",
     "Cancel",
@@ -99,6 +100,8 @@ const INPUTS: &[&str] = &[
     "SetNode",
     "ForgetNode",
     "SetQueue",
+    "CreateToken",
+    "RevokeToken",
     "Tick",
 ];
 const AGENT_INPUTS: &[&str] = &[
@@ -224,6 +227,7 @@ impl Counters {
             Event::FenceConfirmed { .. } => "FenceConfirmed",
             Event::NodeExcluded { .. } => "NodeExcluded",
             Event::ReportTaken { .. } => "ReportTaken",
+            Event::Token(_) => "Token",
             Event::Restored(part) => {
                 self.restored(part);
                 "Restored"
@@ -251,6 +255,7 @@ impl Counters {
             Reply::Refused(_) => "Refused",
             Reply::Cancelled { .. } => "Cancelled",
             Reply::Retried { .. } => "Retried",
+            Reply::TokenCreated(_) => "TokenCreated",
             Reply::Done => "Done",
             Reply::Welcome { .. } => "Welcome",
         };
@@ -275,6 +280,8 @@ impl Counters {
             Input::SetNode { .. } => "SetNode",
             Input::ForgetNode { .. } => "ForgetNode",
             Input::SetQueue { .. } => "SetQueue",
+            Input::CreateToken(_) => "CreateToken",
+            Input::RevokeToken { .. } => "RevokeToken",
             Input::Tick => "Tick",
         };
         self.add(Group::Input, name);
@@ -357,6 +364,7 @@ impl Counters {
             Restored::Gang(_) => "Gang",
             Restored::Lease(_) => "Lease",
             Restored::Key { .. } => "Key",
+            Restored::Tokens(_) => "Tokens",
             Restored::Counters { .. } => "Counters",
         };
         self.add(Group::Restored, name);

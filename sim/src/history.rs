@@ -181,6 +181,7 @@ impl History {
             | Event::LeaseTrimmed { .. }
             | Event::NodeExcluded { .. }
             | Event::ReportTaken { .. }
+            | Event::Token(_)
             | Event::Restored(_) => Ok(()),
         }
     }

@@ -380,7 +380,7 @@ impl World {
 /// Says whether an input needs room on disk that is not given back by other inputs.
 fn grows_state(input: &Input) -> bool {
     match input {
-        Input::Submit(_) | Input::Retry { .. } | Input::SetQueue { .. } => true,
+        Input::Submit(_) | Input::Retry { .. } | Input::SetQueue { .. } | Input::CreateToken(_) => true,
         Input::Cancel { .. }
         | Input::Hold { .. }
         | Input::Release { .. }
@@ -391,6 +391,7 @@ fn grows_state(input: &Input) -> bool {
         | Input::NodeInventory { .. }
         | Input::SetNode { .. }
         | Input::ForgetNode { .. }
+        | Input::RevokeToken { .. }
         | Input::Tick => false,
     }
 }

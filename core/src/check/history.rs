@@ -93,6 +93,7 @@ impl History {
             | Event::LeaseTrimmed { .. }
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
+            | Event::Token(_)
             | Event::Restored(_) => Ok(()),
         }
     }

@@ -233,6 +233,7 @@ impl State {
             && self.gangs == other.gangs
             && self.queues == other.queues
             && self.keys == other.keys
+            && self.tokens == other.tokens
             && self.node_names == other.node_names
             && self.index.same_as(&other.index)
     }

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use gangsaw_core::access::Reach;
 use gangsaw_core::apply::apply;
-use gangsaw_core::effect::{Effect, Reply, Step};
+use gangsaw_core::effect::{Effect, RefusalKind, Reply, Step};
 use gangsaw_core::event::Event;
 use gangsaw_core::id::{Actor, LeaseId, NodeId, RequestId, Tenant};
 use gangsaw_core::input::{FactKind, Input, Request};
@@ -70,7 +70,14 @@ impl Running {
             return Err(Refusal::disk_full());
         }
         match self.decide(request, batch) {
-            Some(Reply::Refused(refusal)) => Err(refusal.into()),
+            Some(Reply::Refused(refusal)) => {
+                if refusal.kind == RefusalKind::Denied {
+                    let (actor, request_id) = (&request.actor, &request.request_id);
+                    self.metrics.denied.get_or_create(&[("reason", refusal.reason)]).inc();
+                    tracing::warn!(%actor, %request_id, reason = refusal.reason, "a change was denied");
+                }
+                Err(refusal.into())
+            }
             Some(Reply::Faults(faults)) => Err(faults.into()),
             Some(reply) => Ok(reply),
             None => Err(Refusal::invariant()),
@@ -226,7 +233,11 @@ pub(super) fn is_submit(event: &Event) -> bool {
 /// Says whether an input makes the state grow, and so must wait while the disk is full.
 fn grows(input: &Input) -> bool {
     match input {
-        Input::Submit(_) | Input::Retry { .. } | Input::SetQueue { .. } | Input::Update { .. } => true,
+        Input::Submit(_)
+        | Input::Retry { .. }
+        | Input::SetQueue { .. }
+        | Input::Update { .. }
+        | Input::CreateToken(_) => true,
         Input::Cancel { .. }
         | Input::Hold { .. }
         | Input::Release { .. }
@@ -236,6 +247,7 @@ fn grows(input: &Input) -> bool {
         | Input::NodeInventory { .. }
         | Input::SetNode { .. }
         | Input::ForgetNode { .. }
+        | Input::RevokeToken { .. }
         | Input::Tick => false,
     }
 }

@@ -7,4 +7,5 @@ mod disk;
 mod door;
 mod kill;
 mod logs;
+mod people;
 mod straight_path;

@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use gangsaw_core::event::{By, GangPart, NewJob, Restored};
+use gangsaw_core::access::Role;
+use gangsaw_core::event::{By, GangPart, NewJob, Restored, TokenEvent};
 use gangsaw_core::id::{
-    Actor, DeviceId, IdempotencyKey, JobId, JobName, LeaseId, NodeId, NodeName, QueueName, RequestId, Tenant,
+    Actor, DeviceId, IdempotencyKey, JobId, JobName, LeaseId, NodeId, NodeName, QueueName, RequestId, Tenant, TokenId,
 };
 use gangsaw_core::job::body::{After, CancelCause, DeviceChoice, DeviceCode, Excluded, JobBody, Standing};
 use gangsaw_core::job::record::{
@@ -22,6 +23,7 @@ use gangsaw_core::queue::{Limits, QueueKey};
 use gangsaw_core::ranges::RangeSet;
 use gangsaw_core::resources::{Demand, Device, Inventory};
 use gangsaw_core::time::Millis;
+use gangsaw_core::token::{ApiToken, Tokens};
 use proptest::prelude::*;
 
 use super::*;
@@ -436,8 +438,24 @@ impl Maker {
     }
 }
 
+impl Maker {
+    fn token(&mut self) -> ApiToken {
+        ApiToken {
+            id: TokenId(self.small()),
+            actor: self.by().actor,
+            tenant: self.tenant(),
+            role: self.pick(&Role::ALL),
+            user: self.text(),
+            digest: [self.small().to_le_bytes()[0]; 32],
+            made_by: self.by().actor,
+            made_at: self.time(),
+            expires_at: self.maybe(Maker::time),
+        }
+    }
+}
+
 /// Variants there are, those of snapshots among them.
-const VARIANTS: usize = 38;
+const VARIANTS: usize = 42;
 
 /// Returns a variant's number: a new one does not build until it is made below.
 fn variant(event: &Event) -> usize {
@@ -480,6 +498,10 @@ fn variant(event: &Event) -> usize {
         Event::Restored(Restored::Lease(_)) => 35,
         Event::Restored(Restored::Key { .. }) => 36,
         Event::Restored(Restored::Counters { .. }) => 37,
+        Event::Token(TokenEvent::Created { .. }) => 38,
+        Event::Token(TokenEvent::Revoked { .. }) => 39,
+        Event::Token(TokenEvent::Expired { .. }) => 40,
+        Event::Restored(Restored::Tokens(_)) => 41,
     }
 }
 
@@ -609,6 +631,14 @@ fn event(number: usize, m: &mut Maker) -> Event {
             node: m.small(),
             round: m.number(),
         }),
+        38 => Event::Token(TokenEvent::Created { by: m.by(), token: Box::new(m.token()) }),
+        39 => Event::Token(TokenEvent::Revoked { by: m.by(), token: TokenId(m.small()) }),
+        40 => Event::Token(TokenEvent::Expired { until: m.time() }),
+        41 => {
+            let all = m.many(Maker::token);
+            let next = all.iter().map(|token| token.id.0).max().unwrap_or(0).saturating_add(m.small() % 3);
+            Event::Restored(Restored::Tokens(Box::new(Tokens::restored(TokenId(next), all))))
+        }
         _ => unreachable!("there are {VARIANTS} variants"),
     }
 }

@@ -1,6 +1,6 @@
 //! From an event to its message: one line a variant, one function a message.
 
-use gangsaw_core::event::{By, Event as E, GangPart, NewJob, Restored};
+use gangsaw_core::event::{By, Event as E, GangPart, NewJob, Restored, TokenEvent};
 use gangsaw_core::id::{IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Tenant};
 use gangsaw_core::job::body::{After, CancelCause};
 use gangsaw_core::job::record::{Exit, Outcome};
@@ -79,6 +79,7 @@ pub(super) fn event(event: &E) -> W {
         }
         E::NodeExcluded { job, node, until, reason } => W::NodeExcluded(body::excluded(job.0, *node, *until, reason)),
         E::ReportTaken { node, seq } => W::ReportTaken(log::ReportTaken { node_id: node.0, report: *seq }),
+        E::Token(change) => token_event(change),
         E::Restored(part) => restored(part),
     }
 }
@@ -140,6 +141,16 @@ fn queue_set(who: &By, queue: &QueueKey, limits: Limits) -> W {
     W::QueueSet(log::QueueSet { by: by(who), tenant, queue, limits: part::limits(limits) })
 }
 
+fn token_event(change: &TokenEvent) -> W {
+    match change {
+        TokenEvent::Created { by: who, token } => {
+            W::TokenCreated(log::TokenCreated { by: by(who), token: Some(part::token(token)) })
+        }
+        TokenEvent::Revoked { by: who, token } => W::TokenRevoked(log::TokenRevoked { by: by(who), token_id: token.0 }),
+        TokenEvent::Expired { until } => W::TokensExpired(log::TokensExpired { until_ms: until.0 }),
+    }
+}
+
 fn gang_part(gang: &GangPart) -> log::GangPart {
     let ranks = gang.ranks.iter().map(part::hold).collect();
     log::GangPart { lease_id: gang.lease.0, node_id: gang.node.0, ranks }
@@ -178,6 +189,10 @@ fn restored(part: &Restored) -> W {
             used_at_ms: used_at.0,
             digest: *digest,
             jobs: jobs.iter().map(|job| job.0).collect(),
+        }),
+        Restored::Tokens(tokens) => W::RestoredTokens(log::RestoredTokens {
+            next: tokens.next().0,
+            tokens: tokens.iter().map(part::token).collect(),
         }),
         &Restored::Counters { job, lease, node, round } => {
             W::RestoredCounters(log::RestoredCounters { job, lease, node, round })
