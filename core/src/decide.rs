@@ -16,7 +16,7 @@ mod tick;
 mod tokens;
 
 pub use next::{INFRA_STARTS_MAX, NODE_EXCLUDED_FOR, REQUEUE_WAIT, REQUEUES_MAX};
-pub use submit::{KEY_KEPT, QUEUES_MAX, SUBMIT_JOBS_MAX};
+pub use submit::{KEY_KEPT, QUEUES_MAX, SUBMIT_JOBS_MAX, TENANTS_MAX};
 pub use tick::{JOB_KEPT, JOBS_ENDED_MAX};
 
 use crate::access::Standing;
@@ -51,6 +51,9 @@ pub fn decide(state: &State, now: Time, request: &Request) -> Step {
         }
         Input::CreateToken(draft) => decider.create_token(draft),
         Input::RevokeToken { token } => decider.revoke_token(*token),
+        Input::SetTenant { name, running_max, queued_max, gpus_max } => {
+            decider.set_tenant(name, *running_max, *queued_max, *gpus_max)
+        }
         Input::Tick => decider.tick(),
     }
 }

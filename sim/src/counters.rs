@@ -3,8 +3,9 @@
 //!
 //! Every enum is matched variant by variant, so a new variant does not build until it is counted.
 
+mod show;
+
 use std::collections::BTreeMap;
-use std::fmt;
 
 use gangsaw_core::agent;
 use gangsaw_core::effect::{Effect, Reply};
@@ -63,6 +64,7 @@ const EVENTS: &[&str] = &[
     "NodeModeSet",
     "NodeForgotten",
     "QueueSet",
+    "TenantSet",
     "RoundDecided",
     "ChunkLeased",
     "GangLeased",
@@ -83,7 +85,7 @@ const EVENTS: &[&str] = &[
     "Restored",
 ];
 const OUTCOMES: &[&str] = &["Ok", "Failed", "Oom", "Timeout", "Preempted", "Infra", "Cancelled", "Fenced"];
-const RESTORED: &[&str] = &["Queue", "Node", "Job", "Gang", "Lease", "Key", "Tokens", "Counters"];
+const RESTORED: &[&str] = &["Queue", "Tenant", "Node", "Job", "Gang", "Lease", "Key", "Tokens", "Counters"];
 const EFFECTS: &[&str] = &["Reply", "Grant", "Start", "Revoke", "Trim", "AckReport"];
 const REPLIES: &[&str] = &["Submitted", "Faults", "Refused", "Cancelled", "Retried", "TokenCreated", "Done", "Welcome"];
 const INPUTS: &[&str] = &[
@@ -102,6 +104,7 @@ const INPUTS: &[&str] = &[
     "SetQueue",
     "CreateToken",
     "RevokeToken",
+    "SetTenant",
     "Tick",
 ];
 const AGENT_INPUTS: &[&str] = &[
@@ -208,6 +211,7 @@ impl Counters {
             Event::NodeModeSet { .. } => "NodeModeSet",
             Event::NodeForgotten { .. } => "NodeForgotten",
             Event::QueueSet { .. } => "QueueSet",
+            Event::TenantSet { .. } => "TenantSet",
             Event::RoundDecided { .. } => "RoundDecided",
             Event::ChunkLeased { .. } => "ChunkLeased",
             Event::GangLeased { .. } => "GangLeased",
@@ -282,6 +286,7 @@ impl Counters {
             Input::SetQueue { .. } => "SetQueue",
             Input::CreateToken(_) => "CreateToken",
             Input::RevokeToken { .. } => "RevokeToken",
+            Input::SetTenant { .. } => "SetTenant",
             Input::Tick => "Tick",
         };
         self.add(Group::Input, name);
@@ -359,6 +364,7 @@ impl Counters {
     fn restored(&mut self, part: &Restored) {
         let name = match part {
             Restored::Queue { .. } => "Queue",
+            Restored::Tenant { .. } => "Tenant",
             Restored::Node(_) => "Node",
             Restored::Job(_) => "Job",
             Restored::Gang(_) => "Gang",
@@ -368,32 +374,5 @@ impl Counters {
             Restored::Counters { .. } => "Counters",
         };
         self.add(Group::Restored, name);
-    }
-}
-
-impl fmt::Display for Counters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let groups = [
-            Group::Input,
-            Group::Event,
-            Group::Outcome,
-            Group::Restored,
-            Group::Effect,
-            Group::Reply,
-            Group::AgentInput,
-            Group::AgentEffect,
-            Group::Fact,
-            Group::Fault,
-        ];
-        for group in groups {
-            writeln!(f, "{group:?}")?;
-            for row in Self::names(group).chunks(4) {
-                for name in row {
-                    write!(f, "  {name:<22}{:>9}", self.count(group, name))?;
-                }
-                writeln!(f)?;
-            }
-        }
-        writeln!(f, "effects derived by owed: {}", self.owed)
     }
 }

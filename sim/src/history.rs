@@ -17,6 +17,7 @@ use gangsaw_core::job::record::{Next, Outcome};
 use gangsaw_core::lease::RankHold;
 use gangsaw_core::queue::{Limits, QueueKey};
 use gangsaw_core::time::Time;
+use leases::held;
 
 use crate::truth::Truth;
 
@@ -73,6 +74,8 @@ pub(crate) struct History {
     /// Every submit there ever was under a key, for a key may be used again after a day.
     submits: BTreeMap<(Tenant, IdempotencyKey), Vec<Vec<JobId>>>,
     limits: BTreeMap<QueueKey, Limits>,
+    /// Of each tenant, across its queues.
+    tenant_limits: BTreeMap<Tenant, Limits>,
     /// Who holds which device.
     holders: BTreeMap<(NodeId, DeviceId), LeaseId>,
     waiting: u64,
@@ -137,6 +140,10 @@ impl History {
                 self.limits.insert(queue.clone(), *limits);
                 Ok(())
             }
+            Event::TenantSet { tenant, limits, .. } => {
+                self.tenant_limits.insert(tenant.clone(), *limits);
+                Ok(())
+            }
             Event::ChunkLeased { .. } => self.chunk_leased(&record.event),
             Event::GangLeased { .. } => self.gang_leased(&record.event),
             Event::LeasePrepared { lease, .. } => self.is_current(*lease, None),
@@ -155,12 +162,7 @@ impl History {
             Event::ElementsReturned { lease, job, first, last } => {
                 (*first..=*last).try_for_each(|index| self.returned(*lease, *job, index))
             }
-            Event::LeaseFenced { lease, .. } => {
-                if let Some(track) = self.leases.get_mut(lease) {
-                    track.fenced = true;
-                }
-                Ok(())
-            }
+            Event::LeaseFenced { lease, .. } => self.fence(*lease),
             Event::FenceConfirmed { lease, first, last, rank, .. } => {
                 self.fence_confirmed(*lease, *first, *last, *rank)
             }
@@ -388,8 +390,4 @@ impl History {
         self.leaves(lease);
         if cancelled { self.ends(job, index) } else { Ok(()) }
     }
-}
-
-fn held(holds: bool, what: impl FnOnce() -> String) -> Check {
-    if holds { Ok(()) } else { Err(what()) }
 }

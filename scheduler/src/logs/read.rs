@@ -37,6 +37,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Bytes of a stream that `tail` holds while it looks for the end.
 const TAIL_BYTES_MAX: usize = 8 << 20;
 
+/// Bytes of one task that follow each other within this share a time, the first one's. `since` goes back so far: what
+/// was written after it is never left out.
+const GRAIN_MS: u64 = 100;
+
 /// What a reader asked for.
 struct Wanted {
     job: JobId,
@@ -71,7 +75,8 @@ impl Logs {
         });
         let pictures = known.await??;
         let since_ms = request.since.map_or(0, |since| {
-            u64::try_from(since.seconds.saturating_mul(1_000) + i64::from(since.nanos) / 1_000_000).unwrap_or(0)
+            let ms = since.seconds.saturating_mul(1_000).saturating_add(i64::from(since.nanos) / 1_000_000);
+            u64::try_from(ms).unwrap_or(0).saturating_sub(GRAIN_MS)
         });
         let wanted = Wanted { job, elements, request, since_ms };
         let (out, messages) = mpsc::channel(OUT_QUEUE);

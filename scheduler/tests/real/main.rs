@@ -8,4 +8,5 @@ mod door;
 mod kill;
 mod logs;
 mod people;
+mod rows;
 mod straight_path;

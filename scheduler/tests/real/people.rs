@@ -114,6 +114,8 @@ fn expected(path: &str, job_id: u64, number: u64) -> Option<(Expected, Vec<u8>)>
         "admin.v1.AdminService/SetNode" => (Expected::From(Admin), node.encode_to_vec()),
         "admin.v1.AdminService/ForgetNode" => (Expected::From(Admin), Vec::new()),
         "admin.v1.AdminService/SetQueue" => (Expected::From(Admin), queue.encode_to_vec()),
+        "admin.v1.AdminService/ListTenants" => (Expected::From(admin::Role::Operator), Vec::new()),
+        "admin.v1.AdminService/SetTenant" => (Expected::From(Admin), Vec::new()),
         "admin.v1.AdminService/CreateToken" => (Expected::From(Admin), token.encode_to_vec()),
         "admin.v1.AdminService/ListTokens" => (Expected::From(Admin), Vec::new()),
         "admin.v1.AdminService/RevokeToken" => (Expected::From(Admin), Vec::new()),

@@ -434,6 +434,7 @@ impl Maker {
             mode_reason: self.text(),
             silent_since: self.maybe(Maker::time),
             acked_report: self.number(),
+            models: self.many(Maker::text).into_iter().collect(),
         }
     }
 }
@@ -455,7 +456,7 @@ impl Maker {
 }
 
 /// Variants there are, those of snapshots among them.
-const VARIANTS: usize = 42;
+const VARIANTS: usize = 44;
 
 /// Returns a variant's number: a new one does not build until it is made below.
 fn variant(event: &Event) -> usize {
@@ -498,10 +499,12 @@ fn variant(event: &Event) -> usize {
         Event::Restored(Restored::Lease(_)) => 35,
         Event::Restored(Restored::Key { .. }) => 36,
         Event::Restored(Restored::Counters { .. }) => 37,
-        Event::Token(TokenEvent::Created { .. }) => 38,
-        Event::Token(TokenEvent::Revoked { .. }) => 39,
-        Event::Token(TokenEvent::Expired { .. }) => 40,
-        Event::Restored(Restored::Tokens(_)) => 41,
+        Event::Token(TokenEvent::Created { .. }) => 40,
+        Event::Token(TokenEvent::Revoked { .. }) => 41,
+        Event::Token(TokenEvent::Expired { .. }) => 42,
+        Event::Restored(Restored::Tokens(_)) => 43,
+        Event::TenantSet { .. } => 38,
+        Event::Restored(Restored::Tenant { .. }) => 39,
     }
 }
 
@@ -591,7 +594,13 @@ fn event(number: usize, m: &mut Maker) -> Event {
             mean_us: m.number(),
         },
         22 => Event::RankEnded { lease: m.lease(), job: m.job(), rank: m.small(), exit: m.exit() },
-        23 => Event::GangStopping { job: m.job(), index: m.small(), outcome: m.outcome(), exit: m.exit() },
+        23 => Event::GangStopping {
+            job: m.job(),
+            index: m.small(),
+            outcome: m.outcome(),
+            exit: m.exit(),
+            late: m.many(Maker::node),
+        },
         24 => Event::AttemptEnded {
             lease: m.lease(),
             job: m.job(),
@@ -631,14 +640,16 @@ fn event(number: usize, m: &mut Maker) -> Event {
             node: m.small(),
             round: m.number(),
         }),
-        38 => Event::Token(TokenEvent::Created { by: m.by(), token: Box::new(m.token()) }),
-        39 => Event::Token(TokenEvent::Revoked { by: m.by(), token: TokenId(m.small()) }),
-        40 => Event::Token(TokenEvent::Expired { until: m.time() }),
-        41 => {
+        40 => Event::Token(TokenEvent::Created { by: m.by(), token: Box::new(m.token()) }),
+        41 => Event::Token(TokenEvent::Revoked { by: m.by(), token: TokenId(m.small()) }),
+        42 => Event::Token(TokenEvent::Expired { until: m.time() }),
+        43 => {
             let all = m.many(Maker::token);
             let next = all.iter().map(|token| token.id.0).max().unwrap_or(0).saturating_add(m.small() % 3);
             Event::Restored(Restored::Tokens(Box::new(Tokens::restored(TokenId(next), all))))
         }
+        38 => Event::TenantSet { by: m.by(), tenant: m.tenant(), limits: m.limits() },
+        39 => Event::Restored(Restored::Tenant { tenant: m.tenant(), limits: m.limits() }),
         _ => unreachable!("there are {VARIANTS} variants"),
     }
 }
