@@ -37,6 +37,7 @@ pub mod reason;
 pub mod resources;
 pub mod state;
 pub mod time;
+pub mod token;
 
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ mod bounds;
 mod clean;
 mod cluster;
 mod diagnostics;
+mod drains;
 mod exits;
 mod gpus;
 mod joins;

@@ -2,6 +2,7 @@
 
 use crate::event::{Event, Restored};
 use crate::state::{Counters, State, UsedKey};
+use crate::token::Tokens;
 
 /// Returns compacted events whose fold from [`State::new`], at the state's own time, is `state`.
 pub fn snapshot_events(state: &State) -> Vec<Event> {
@@ -20,6 +21,7 @@ pub fn snapshot_events(state: &State) -> Vec<Event> {
         jobs: used.jobs.clone(),
     });
     let joins = state.joins.parts().into_iter().map(|part| Restored::Join(Box::new(part)));
+    let tokens = (state.tokens != Tokens::default()).then(|| Restored::Tokens(Box::new(state.tokens.clone())));
     let Counters { job, lease, node, round } = state.counters;
     let counters = std::iter::once(Restored::Counters { job, lease, node, round });
     queues
@@ -30,6 +32,7 @@ pub fn snapshot_events(state: &State) -> Vec<Event> {
         .chain(leases)
         .chain(keys)
         .chain(joins)
+        .chain(tokens)
         .chain(counters)
         .map(Event::Restored)
         .collect()
@@ -62,6 +65,7 @@ impl State {
                 self.insert_key(tenant, key, used);
             }
             Restored::Join(part) => self.joins.restore(part),
+            Restored::Tokens(tokens) => self.tokens = (**tokens).clone(),
             Restored::Counters { job, lease, node, round } => {
                 self.counters = Counters { job: *job, lease: *lease, node: *node, round: *round };
             }

@@ -86,6 +86,8 @@ impl History {
             | Event::NodeInventoryChanged { .. }
             | Event::NodeSilenced { .. }
             | Event::NodeModeSet { .. }
+            | Event::NodeEvicted { .. }
+            | Event::NodeClearing { .. }
             | Event::NodeForgotten { .. }
             | Event::QueueSet { .. }
             | Event::TenantSet { .. }
@@ -93,8 +95,10 @@ impl History {
             | Event::GangStarted { .. }
             | Event::GangStopping { .. }
             | Event::LeaseTrimmed { .. }
+            | Event::LeasePreempted { .. }
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
+            | Event::Token(_)
             | Event::Restored(_) => Ok(()),
         }
     }

@@ -8,5 +8,6 @@ mod door;
 mod foreign;
 mod kill;
 mod logs;
+mod people;
 mod rows;
 mod straight_path;
