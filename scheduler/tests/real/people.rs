@@ -124,7 +124,7 @@ fn expected(path: &str, job_id: u64, number: u64) -> Option<(Expected, Vec<u8>)>
         "admin.v1.AdminService/RevokeJoinToken" => (Expected::From(Admin), Vec::new()),
         "node.v1.NodeService/Renew" => (Expected::From(Admin), Vec::new()),
         // Whoever it is must show a join token in the message.
-        "node.v1.NodeService/Join" => (Expected::From(Viewer), Vec::new()),
+        "node.v1.NodeService/Join" => (Expected::From(admin::Role::Viewer), Vec::new()),
         "node.v1.NodeService/Attach" | "node.v1.NodeService/ServeLogs" => (Expected::From(Admin), Vec::new()),
         _ => return None,
     })
