@@ -35,6 +35,7 @@ pub mod reason;
 pub mod resources;
 pub mod state;
 pub mod time;
+pub mod version;
 
 #[cfg(test)]
 mod tests;

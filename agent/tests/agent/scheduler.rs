@@ -205,12 +205,13 @@ impl Scheduler {
     pub(crate) fn ask(&self, question: ServeLogsResponse) {
         let since = Instant::now();
         loop {
-            let ask = self.shared.ask.lock().unwrap().clone();
+            // That of an agent which was killed is closed.
+            let ask = self.shared.ask.lock().unwrap().clone().filter(|ask| !ask.is_closed());
             if let Some(ask) = ask {
                 return ask.try_send(Ok(question)).unwrap();
             }
             assert!(since.elapsed() < WAIT, "no log stream");
-            std::thread::yield_now();
+            std::thread::park_timeout(Duration::from_millis(2));
         }
     }
 
