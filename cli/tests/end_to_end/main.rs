@@ -7,6 +7,7 @@
 mod bounds;
 mod cluster;
 mod diagnostics;
+mod disk;
 mod exits;
 mod kills;
 mod quickstart;

@@ -7,4 +7,5 @@ mod disk;
 mod door;
 mod kill;
 mod logs;
+mod silence;
 mod straight_path;
