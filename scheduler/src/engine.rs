@@ -25,8 +25,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use gangsaw_core::effect::Reply;
-use gangsaw_core::id::{Actor, NodeId, RequestId, Tenant};
-use gangsaw_core::input::{Input, Request};
+use gangsaw_core::id::NodeId;
+use gangsaw_core::input::Request;
 use tokio::sync::oneshot;
 
 pub(crate) use desk::View;
@@ -37,8 +37,8 @@ use crate::clock::boot_ns;
 use crate::disk::DiskGuard;
 use crate::metrics::Metrics;
 use crate::rpc::errors::Refusal;
-use crate::store::sqlite::AppendError;
-use crate::store::{Loaded, SqliteStore};
+use crate::store::Loaded;
+use crate::store::contract::{AppendError, Store};
 use crate::wire::view::Volatile;
 
 /// Messages that may wait for the engine: a second of work at full rate.
@@ -83,7 +83,7 @@ pub enum EngineError {
 
 /// What an engine starts with.
 pub(crate) struct Parts {
-    pub(crate) store: SqliteStore,
+    pub(crate) store: Box<dyn Store>,
     pub(crate) loaded: Loaded,
     pub(crate) disk: DiskGuard,
     pub(crate) metrics: Arc<Metrics>,
@@ -117,9 +117,8 @@ impl Engine {
     }
 
     /// Feeds one input and returns the answer once it is durable.
-    pub(crate) async fn ask(&self, actor: Actor, request_id: RequestId, input: Input) -> Answer {
+    pub(crate) async fn ask(&self, request: Request) -> Answer {
         let (answer, answered) = oneshot::channel();
-        let request = Request { actor, tenant: Tenant::default(), request_id, input };
         self.send(Message::Ask { request, answer, arrived_ns: boot_ns() })?;
         answered.await.map_err(|_| Refusal::stopping())?
     }

@@ -7,15 +7,18 @@
 //! - `append` returns only after its transaction is synced; after a failed one it never succeeds again.
 //! - Sequence numbers begin at 1 and have no gaps.
 //!
-//! A trait waits for the second implementation (PostgreSQL). Elsewhere: who appends, and when, is `engine`.
+//! Elsewhere: what every store promises is `contract`; who appends, and when, is `engine`.
 
 pub(crate) mod archive;
 mod codec;
+pub(crate) mod contract;
 pub(crate) mod fail;
 mod frame;
 pub(crate) mod history;
 pub(crate) mod keeper;
 pub(crate) mod old;
+pub(crate) mod project;
+pub(crate) mod rows;
 pub(crate) mod sqlite;
 mod wal;
 
@@ -26,8 +29,10 @@ use gangsaw_core::event::{Event, Record};
 use gangsaw_core::state::State;
 use gangsaw_core::time::Time;
 
+use contract::{AppendError, History, Store};
 use keeper::{Keeper, Snapshot};
-use sqlite::{AppendError, Batch, Database, OpenError, Row};
+use rows::Row;
+use sqlite::{Batch, Database, OpenError};
 
 /// Events between two snapshots: loading them takes well under a second.
 const SNAPSHOT_EVERY: u64 = 100_000;
@@ -77,30 +82,19 @@ impl SqliteStore {
         };
         Ok((store, loaded))
     }
+}
 
-    /// Returns the sequence of the last durable event.
-    pub(crate) fn last_seq(&self) -> u64 {
+impl Store for SqliteStore {
+    fn last_seq(&self) -> u64 {
         self.next_seq - 1
     }
 
-    /// Makes events and rows durable together.
-    pub(crate) fn append(
-        &mut self,
-        at: Time,
-        wall_ms: u64,
-        events: &[Event],
-        rows: &[Row],
-    ) -> Result<u64, AppendError> {
+    fn append(&mut self, at: Time, wall_ms: u64, events: &[Event], rows: &[Row]) -> Result<u64, AppendError> {
         if events.is_empty() && rows.is_empty() {
             return Ok(self.last_seq());
         }
-        let mut batch = Batch {
-            first_seq: self.next_seq,
-            count: events.len() as u64,
-            wall_ms,
-            frames: Vec::new(),
-            rows: rows.to_vec(),
-        };
+        let mut batch =
+            Batch { first_seq: self.next_seq, count: events.len() as u64, wall_ms, frames: Vec::new(), rows };
         for (seq, event) in (self.next_seq..).zip(events) {
             frame::push(&mut batch.frames, seq, wall_ms, |out| codec::encode(at, event, out));
         }
@@ -115,8 +109,8 @@ impl SqliteStore {
         Ok(self.last_seq())
     }
 
-    /// Hands a snapshot of `state`, the fold of every durable event, to the keeper when one is due.
-    pub(crate) fn snapshot_if_due(&mut self, state: &State, wall_ms: u64) -> bool {
+    /// Hands the snapshot to the keeper.
+    fn snapshot_if_due(&mut self, state: &State, wall_ms: u64) -> bool {
         if self.since_snapshot < self.snapshot_every {
             return false;
         }
@@ -128,13 +122,11 @@ impl SqliteStore {
         taken
     }
 
-    /// Returns what ended the keeper: the disk is not to be trusted any more.
-    pub(crate) fn keeper_failure(&self) -> Option<keeper::KeeperError> {
-        self.keeper.failure()
+    fn keeper_failure(&self) -> Option<String> {
+        self.keeper.failure().map(|failure| failure.to_string())
     }
 
-    /// Returns the connection for history queries.
-    pub(crate) fn connection(&self) -> &rusqlite::Connection {
+    fn history(&self) -> &dyn History {
         &self.database.connection
     }
 }

@@ -5,11 +5,16 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod bounds;
+mod clean;
 mod cluster;
 mod diagnostics;
 mod disk;
 mod exits;
+mod gpus;
 mod kills;
+mod logs;
+mod pages;
 mod quickstart;
 mod shapes;
 mod straight;
+mod sweep;

@@ -18,6 +18,7 @@ use super::phases::PhaseBook;
 use super::session::{Sessions, TaskProgress};
 use super::watch::{Seen, Watches};
 use crate::clock::boot_ns;
+use crate::store::contract::History;
 use crate::wire::terms::is_ended;
 use crate::wire::view::{self, Now, ProgressMap, Volatile};
 
@@ -170,6 +171,7 @@ impl Desk {
             | Event::NodeSilenced { .. }
             | Event::NodeModeSet { .. }
             | Event::QueueSet { .. }
+            | Event::TenantSet { .. }
             | Event::RoundDecided { .. }
             | Event::ChunkLeased { .. }
             | Event::GangLeased { .. }
@@ -204,7 +206,7 @@ pub(crate) struct View<'a> {
     pub(crate) now: Now,
     /// Sequence of the last durable event.
     pub(crate) last_seq: u64,
-    pub(crate) history: &'a rusqlite::Connection,
+    pub(crate) history: &'a dyn History,
     pub(super) desk: &'a mut Desk,
 }
 

@@ -23,8 +23,8 @@ use crate::clock::{Clock, boot_ns, wall_ms};
 use crate::disk::DiskGuard;
 use crate::metrics::Metrics;
 use crate::rpc::errors::Refusal;
-use crate::store::SqliteStore;
-use crate::store::sqlite::{AppendError, Row};
+use crate::store::contract::{AppendError, Store};
+use crate::store::project::Projection;
 use crate::wire::view::Now;
 
 /// Messages one batch takes: it bounds how long the first waits for the last.
@@ -51,7 +51,7 @@ pub(super) type Decide = fn(&State, Time, &Request) -> Step;
 /// The engine's own side.
 pub(super) struct Running {
     pub(super) state: State,
-    pub(super) store: SqliteStore,
+    pub(super) store: Box<dyn Store>,
     pub(super) disk: DiskGuard,
     pub(super) clock: Clock,
     pub(super) now: Now,
@@ -80,7 +80,8 @@ pub(super) enum Leaving {
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) events: Vec<Event>,
-    pub(super) rows: Vec<Row>,
+    /// Which rows the events change.
+    pub(super) projection: Projection,
     pub(super) leaving: Vec<Leaving>,
     pub(super) reads: Vec<Read>,
     /// Index of each JobsSubmitted among the events, and when its request arrived.
@@ -209,16 +210,17 @@ impl Running {
     /// Makes the batch durable. On a full disk the ballast goes, for the state is already ahead of the log.
     fn append(&mut self, batch: &mut Batch) -> Result<(), EngineError> {
         if let Some(failure) = self.store.keeper_failure() {
-            return Err(EngineError::Keeper(failure.to_string()));
+            return Err(EngineError::Keeper(failure));
         }
         self.idle = batch.events.is_empty();
         if self.idle {
             return Ok(());
         }
         let begun = Instant::now();
+        let rows = std::mem::take(&mut batch.projection).rows(&self.state, self.now);
         let mut tries = 0;
         loop {
-            match self.store.append(self.now.time, self.now.wall_ms, &batch.events, &batch.rows) {
+            match self.store.append(self.now.time, self.now.wall_ms, &batch.events, &rows) {
                 Ok(_) => break,
                 Err(AppendError::Full) if tries < FULL_TRIES => {
                     tries += 1;
@@ -280,7 +282,7 @@ impl Running {
             state: &self.state,
             now: self.now,
             last_seq: self.store.last_seq(),
-            history: self.store.connection(),
+            history: self.store.history(),
             desk: &mut self.desk,
         };
         for read in batch.reads {

@@ -7,5 +7,6 @@ mod disk;
 mod door;
 mod kill;
 mod logs;
+mod rows;
 mod silence;
 mod straight_path;
