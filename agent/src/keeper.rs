@@ -206,8 +206,8 @@ impl Keeper {
     }
 
     async fn start(&self) -> Result<(), String> {
-        let beside = (self.place.generation > 0)
-            .then(|| Beside { home: self.home.clone(), generation: self.place.generation });
+        let beside =
+            (self.place.generation > 0).then(|| Beside { home: self.home.clone(), generation: self.place.generation });
         let launch = Launch {
             state: self.place.state.clone(),
             beside,

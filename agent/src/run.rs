@@ -130,13 +130,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         beside: None,
         version: None,
     };
-    let keeper = keeper::Parts {
-        launch,
-        version: version.clone(),
-        clears: clears_out,
-        heard: heard_in,
-        stop: inner.clone(),
-    };
+    let keeper =
+        keeper::Parts { launch, version: version.clone(), clears: clears_out, heard: heard_in, stop: inner.clone() };
     tasks.spawn(Keeper::new(keeper).run());
 
     let environ = format!("GANGSAW_PROGRESS={}/", progress.folder().display());

@@ -40,7 +40,14 @@ fn living_supervisor_says_what_is_open_and_the_journal_what_was_promised() {
     let task = HeldTask { index: 3, ..HeldTask::default() };
     let held = HeldLease { lease_id: 1, next_index: 5, last_index: 6, tasks: vec![task], ..HeldLease::default() };
     let journal = grants(&[(1, 0, 9), (2, 0, 0), (3, 0, 0), (4, 0, 1)]);
-    let spool = listed(&journal, &[held], vec![succeeded(9, 2, 0, 0)], &reached(&[succeeded(9, 2, 0, 0)]), |lease| lease == 4, Time(7));
+    let spool = listed(
+        &journal,
+        &[held],
+        vec![succeeded(9, 2, 0, 0)],
+        &reached(&[succeeded(9, 2, 0, 0)]),
+        |lease| lease == 4,
+        Time(7),
+    );
     assert_eq!(open(&spool, 1), Some((vec![3, 5, 6], 5)));
     assert_eq!(spool.leases.first().map(|adopted| (adopted.terms.first, adopted.terms.last)), Some((0, 9)));
     assert_eq!(open(&spool, 2), Some((vec![0], 1)), "over by its fact, which the machine learns");

@@ -71,9 +71,11 @@ impl Driver {
         let alive = |lease: u64| !leases.contains(&lease);
         let mut spool = adopt::dead(&self.parts.journal.grants, Vec::new(), &self.reached, alive, now());
         // Leases that the journal lost.
-        let unknown = self.machine.held().into_iter().filter(|lease| {
-            alive(lease.lease.0) && !self.parts.journal.grants.contains_key(&lease.lease.0)
-        });
+        let unknown = self
+            .machine
+            .held()
+            .into_iter()
+            .filter(|lease| alive(lease.lease.0) && !self.parts.journal.grants.contains_key(&lease.lease.0));
         spool.leases.extend(unknown.map(|lease| adopt::alive_without_terms(lease.lease, lease.last_index, now())));
         self.step(Input::SupervisorList(spool));
     }

@@ -15,7 +15,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("killed_new_supervisor_takes_its_own_tasks_with_it_and_no_others", killed_new_supervisor),
     ("everything_killed_during_an_upgrade_ends_once_and_leaves_nothing", everything_killed),
     ("log_of_a_job_that_two_supervisors_run_is_read_as_one", log_of_two_supervisors),
-    ("version_that_comes_back_finds_its_supervisor_again", version_that_comes_back),
+    ("version_that_comes_back_starts_another_supervisor_and_all_go_on", version_that_comes_back),
+    ("scheduler_of_a_far_version_is_not_served_and_tasks_run_on", far_scheduler_is_not_served),
 ];
 
 /// The next agent says that it is of this version.
@@ -212,4 +213,24 @@ fn version_that_comes_back() {
     assert_eq!(node.ended(2).exit_code, Some(5));
     wait_for("one supervisor", || node.running("supervisor").len() == 1);
     assert!(!runs(third));
+}
+
+fn far_scheduler_is_not_served() {
+    let mut node = Node::without_agent();
+    version(&mut node, "1.4.0");
+    node.start_agent(&[]);
+    let gate = node.path("gate");
+    node.grant(1, &waiting(&gate, 4));
+    let pid = node.started(1).pid;
+    node.scheduler.version("1.6.0");
+    node.scheduler.hang_up();
+    // It dials, hears the version, and leaves; and tries again, for a scheduler may be upgraded or rolled back.
+    for _ in 0..3 {
+        node.hello();
+        node.scheduler.until("the end of the stream", |got| matches!(got, crate::scheduler::Got::Gone).then_some(()));
+    }
+    assert!(runs(pid));
+    node.scheduler.version("1.5.0");
+    std::fs::write(gate, "").unwrap();
+    assert_eq!(node.ended(1).exit_code, Some(4));
 }

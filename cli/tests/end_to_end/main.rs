@@ -18,3 +18,4 @@ mod quickstart;
 mod shapes;
 mod straight;
 mod sweep;
+mod upgrade;

@@ -74,3 +74,15 @@ async fn a_silent_node_loses_its_task_to_another_and_is_fenced_when_it_speaks() 
     assert_eq!((task.attempt, task.exit_code), (2, Some(4)));
     scheduler.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_of_a_far_version_is_refused_by_name_and_a_neighbour_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let scheduler = Scheduler::start(dir.path()).await;
+    let refused = Agent::attach_as(&scheduler.clients, "n1", "0.9.0").await.err().unwrap();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    assert_eq!(crate::common::reason(&refused).0, "version-skew");
+    assert!(refused.message().contains("0.9.0") && refused.message().contains(env!("CARGO_PKG_VERSION")), "{refused}");
+    Agent::attach_as(&scheduler.clients, "n1", "0.2.0").await.unwrap();
+    scheduler.stop().await;
+}
