@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use tonic::Code;
 
 use super::ask::{self, astray, invalid};
-use super::caller::{PeerNode, Person};
+use super::caller::{Caller, PeerNode, Person, speaks_for};
 use super::errors::Refusal;
 use crate::clock::wall_ms;
 use crate::engine::Engine;
@@ -108,7 +108,7 @@ impl Joins {
         let tenant = Tenant::default();
         let reach = gangsaw_core::access::Reach::Own;
         let request = CoreRequest { actor, tenant, reach, request_id: ask::request_id()?, input: Input::Join(join) };
-        let answer = self.engine.ask(request).await.inspect_err(|refusal| self.denied(&name, refusal));
+        let answer = self.engine.ask(request).await.inspect_err(|refusal| self.denied(name.as_str(), refusal));
         let Reply::Joined { join } = answer? else { return Err(astray()) };
         let certificate = NodeCertificate { name: name.to_string(), uuid, join };
         tracing::info!(node = %name, token = asked.token_id, join, "a machine joined");
@@ -137,7 +137,7 @@ impl Joins {
             return Ok(());
         }
         let refusal = Refusal::void_certificate(peer.name.as_str());
-        self.denied(&peer.name, &refusal);
+        self.denied(peer.name.as_str(), &refusal);
         Err(refusal)
     }
 
@@ -148,7 +148,12 @@ impl Joins {
         })
     }
 
-    fn denied(&self, name: &NodeName, refusal: &Refusal) {
+    /// Refuses, and counts, an agent that speaks for another node than its own.
+    pub(crate) fn speaks_for(&self, caller: Option<&Caller>, name: &str, uuid: Option<&str>) -> Result<(), Refusal> {
+        speaks_for(caller, name, uuid).inspect_err(|refusal| self.denied(name, refusal))
+    }
+
+    fn denied(&self, name: &str, refusal: &Refusal) {
         self.metrics.denied.get_or_create(&[("reason", refusal.label())]).inc();
         tracing::warn!(node = %name, reason = refusal.label(), "a machine was not let in");
     }

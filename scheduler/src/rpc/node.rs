@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::ask::{self, invalid};
-use super::caller::{Caller, speaks_for};
+use super::caller::Caller;
 use super::errors::Refusal;
 use super::facts;
 use super::join::Joins;
@@ -66,7 +66,7 @@ impl NodeService for Nodes {
         if let Some(peer) = peer {
             tracing::info!(node = %hello.node_name, peer = %peer.address, tls = peer.tls, "a node dials");
         }
-        speaks_for(caller.as_ref(), &hello.node_name, Some(&hello.node_uuid))?;
+        self.joins.speaks_for(caller.as_ref(), &hello.node_name, Some(&hello.node_uuid))?;
         if !work_together(&hello.agent_version, env!("CARGO_PKG_VERSION")) {
             return Err(Refusal::version_skew(&hello.agent_version).into());
         }
@@ -86,7 +86,7 @@ impl NodeService for Nodes {
         let caller = request.extensions().get::<Caller>().cloned();
         let mut incoming = request.into_inner();
         let name = first(&mut incoming).await?.node_name;
-        speaks_for(caller.as_ref(), &name, None)?;
+        self.joins.speaks_for(caller.as_ref(), &name, None)?;
         if let Some(Caller::Agent(peer)) = &caller {
             self.joins.check(peer).await?;
         }
