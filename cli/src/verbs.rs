@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 pub(crate) mod change;
 pub(crate) mod clean;
+pub(crate) mod join;
 pub(crate) mod logs;
 pub(crate) mod nodes;
 pub(crate) mod own;

@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use crate::id::{Attempt, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, Tenant};
 use crate::job::body::{After, CancelCause, DeviceChoice};
 use crate::job::record::{Exit, Next, Outcome};
+use crate::join::JoinEvent;
 use crate::lease::{Master, RankHold};
 use crate::node::NodeMode;
 use crate::queue::{Limits, QueueKey};
@@ -404,6 +405,8 @@ pub enum Event {
         /// Its number.
         seq: u64,
     },
+    /// Somebody was let in, or may be.
+    Join(JoinEvent),
     /// An API token came or went.
     Token(TokenEvent),
     /// A part of a snapshot.

@@ -6,6 +6,7 @@ use crate::id::{
 };
 use crate::job::record::Exit;
 use crate::job::spec::JobSpec;
+use crate::join::JoinInput;
 use crate::node::NodeMode;
 use crate::ranges::RangeSet;
 use crate::resources::Inventory;
@@ -136,6 +137,8 @@ pub enum Input {
         /// GPUs that may be held.
         gpus_max: Change,
     },
+    /// About who is let in.
+    Join(JoinInput),
     /// Time passed: gang deadlines, lost nodes, old keys and old jobs.
     Tick,
 }

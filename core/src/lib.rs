@@ -24,6 +24,7 @@ mod hash;
 pub mod id;
 pub mod input;
 pub mod job;
+pub mod join;
 pub mod lease;
 pub mod liveness;
 pub mod mutations;

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::{IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, Tenant};
 use crate::job::body::Job;
+use crate::join::Joins;
 use crate::lease::{Gang, Lease};
 use crate::mutations::Mutations;
 use crate::node::Node;
@@ -58,6 +59,7 @@ pub struct State {
     pub(crate) tenants: BTreeMap<Tenant, Queue>,
     pub(crate) keys: BTreeMap<(Tenant, IdempotencyKey), UsedKey>,
     pub(crate) node_names: BTreeMap<NodeName, NodeId>,
+    pub(crate) joins: Joins,
     pub(crate) tokens: Tokens,
     pub(crate) index: Indexed,
     pub(crate) mutations: Mutations,
@@ -83,6 +85,7 @@ impl State {
             tenants: BTreeMap::new(),
             keys: BTreeMap::new(),
             node_names: BTreeMap::new(),
+            joins: Joins::default(),
             tokens: Tokens::default(),
             index: Indexed::default(),
             mutations: Mutations::default(),
@@ -128,6 +131,11 @@ impl State {
     /// Yields the nodes in the order of registration.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values()
+    }
+
+    /// Returns who may join, and who has.
+    pub fn joins(&self) -> &Joins {
+        &self.joins
     }
 
     /// Returns a lease.

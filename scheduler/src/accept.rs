@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::server::Connected;
 
 use crate::metrics::Metrics;
-use crate::tls::ServerTls;
+use crate::tls::{self, NodeCertificate, ServerTls};
 
 /// Handshakes at once; one more is closed, and its client dials again.
 const HANDSHAKES_MAX: usize = 1_024;
@@ -52,6 +52,8 @@ const SPEAKS_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     pub(crate) tls: bool,
+    /// The node whose certificate was shown and verified.
+    pub(crate) node: Option<Arc<NodeCertificate>>,
 }
 
 /// A connection that may be served.
@@ -114,7 +116,7 @@ impl Door {
             // Without it only small messages are slower.
             let _ = stream.set_nodelay(true);
             let Some(tls) = &self.tls else {
-                let peer = Peer { address, tls: false };
+                let peer = Peer { address, tls: false, node: None };
                 if self.ready.send(Ok(Conn { io: Io::Plain(stream), peer })).await.is_err() {
                     return;
                 }
@@ -166,7 +168,7 @@ async fn greet(mut stream: TcpStream, address: SocketAddr, tls: Arc<ServerTls>) 
     }
     if first[0] != TLS_RECORD {
         if address.ip().to_canonical().is_loopback() {
-            let peer = Peer { address, tls: false };
+            let peer = Peer { address, tls: false, node: None };
             return Ok(Conn { io: Io::Plain(stream), peer });
         }
         // What was sent is taken first, for closing over it would take the answer back. Whether or not that is read.
@@ -177,7 +179,10 @@ async fn greet(mut stream: TcpStream, address: SocketAddr, tls: Arc<ServerTls>) 
     }
     let accepted = TlsAcceptor::from(Arc::clone(&tls.config)).accept(stream).await;
     let stream = accepted.map_err(|error| Refused { why: "handshake", detail: said(&error) })?;
-    Ok(Conn { io: Io::Tls(Box::new(stream)), peer: Peer { address, tls: true } })
+    let (_, session) = stream.get_ref();
+    let shown = session.peer_certificates().and_then(<[_]>::first);
+    let node = shown.and_then(tls::node_of).map(Arc::new);
+    Ok(Conn { io: Io::Tls(Box::new(stream)), peer: Peer { address, tls: true, node } })
 }
 
 /// Says why a handshake failed, and whose clock may be wrong.

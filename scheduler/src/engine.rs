@@ -65,6 +65,8 @@ struct Hello {
     session: u64,
     out: Outbox,
     volatile: Volatile,
+    /// The join that the connection's certificate rests on. Absent: somebody who may speak for any node.
+    join: Option<u64>,
     answer: oneshot::Sender<Result<NodeId, Refusal>>,
 }
 
@@ -131,16 +133,17 @@ impl Engine {
         Arc::clone(&self.keys.borrow())
     }
 
-    /// Opens a node's session, and returns the node's number once its Hello is durable.
+    /// Opens a node's session, if the `join` of its certificate still counts. Returns the node's number once its Hello is
+    /// durable.
     pub(crate) async fn hello(
         &self,
         request: Request,
-        session: u64,
-        out: Outbox,
+        (session, out): (u64, Outbox),
         volatile: Volatile,
+        join: Option<u64>,
     ) -> Result<NodeId, Refusal> {
         let (answer, answered) = oneshot::channel();
-        self.send(Message::Hello(Box::new(Hello { request, session, out, volatile, answer })))?;
+        self.send(Message::Hello(Box::new(Hello { request, session, out, volatile, join, answer })))?;
         answered.await.map_err(|_| Refusal::stopping())?
     }
 

@@ -23,7 +23,7 @@ mod tls;
 mod token;
 mod wire;
 
-pub use config::{Config, Ready, ServeError};
+pub use config::{Config, NODE_CERTIFICATE_LIFE, Ready, ServeError};
 pub use engine::EngineError;
 pub use serve::serve;
 pub use store::contract::AppendError;

@@ -36,7 +36,7 @@ const CLOSING_WAIT: Duration = Duration::from_secs(2);
 /// Why the scheduler did not start, or ended by itself; [`ServeError::exit_code`] says how the process should end.
 pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), ServeError> {
     let folder = config.state_dir.join("scheduler");
-    let tls = ServerTls::open(&folder, config.listen.ip())?.map(Arc::new);
+    let tls = ServerTls::open(&folder, config.listen.ip(), config.node_certificate_life)?.map(Arc::new);
     if tls.is_none() && !config.listen.ip().is_loopback() {
         return Err(ServeError::InsecureBind(config.listen));
     }
@@ -66,6 +66,7 @@ pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), Se
         stop: stop.clone(),
         readers: readers.clone(),
         started_wall_ms: wall_ms(),
+        tls: tls.clone(),
     };
     announce(&mut config, &folder, address, &token, tls.as_deref())?;
     if let Some(tls) = &tls {

@@ -122,6 +122,7 @@ impl Counters {
             Event::NodeForgotten { .. } => "NodeForgotten",
             Event::QueueSet { .. } => "QueueSet",
             Event::TenantSet { .. } => "TenantSet",
+            Event::Join(_) => "Join",
             Event::RoundDecided { .. } => "RoundDecided",
             Event::ChunkLeased { .. } => "ChunkLeased",
             Event::GangLeased { .. } => "GangLeased",

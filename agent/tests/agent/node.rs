@@ -28,6 +28,7 @@ pub(crate) fn agent_main() -> ExitCode {
     let config = Config {
         state_dir: PathBuf::from(&words[0]),
         server: std::env::var("GANGSAW_TEST_SERVER").unwrap_or_else(|_| words[1].clone()),
+        join: None,
         token: std::env::var("GANGSAW_TOKEN").ok(),
         name: Some("node-of-the-test".to_owned()),
         labels: BTreeMap::from([("rack".to_owned(), "7".to_owned())]),

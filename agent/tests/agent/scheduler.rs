@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use gangsaw_proto::node::v1::node_service_server::{NodeService, NodeServiceServer};
 use gangsaw_proto::node::v1::{
-    AttachRequest, AttachResponse, Fact, HeartbeatAck, ReportAck, ServeLogsRequest, ServeLogsResponse, Welcome,
-    attach_request, attach_response,
+    AttachRequest, AttachResponse, Fact, HeartbeatAck, JoinRequest, JoinResponse, RenewRequest, RenewResponse,
+    ReportAck, ServeLogsRequest, ServeLogsResponse, Welcome, attach_request, attach_response,
 };
 use tokio::sync::{mpsc as channel, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -56,6 +56,14 @@ struct Service(Arc<Shared>);
 impl NodeService for Service {
     type AttachStream = ReceiverStream<Say>;
     type ServeLogsStream = ReceiverStream<Ask>;
+
+    async fn join(&self, _request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        Err(Status::unimplemented("nobody joins here"))
+    }
+
+    async fn renew(&self, _request: Request<RenewRequest>) -> Result<Response<RenewResponse>, Status> {
+        Err(Status::unimplemented("nobody joins here"))
+    }
 
     async fn attach(&self, request: Request<Streaming<AttachRequest>>) -> Result<Response<Self::AttachStream>, Status> {
         check(&request)?;

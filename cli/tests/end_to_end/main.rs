@@ -12,6 +12,7 @@ mod disk;
 mod drains;
 mod exits;
 mod gpus;
+mod joins;
 mod kills;
 mod logs;
 mod pages;

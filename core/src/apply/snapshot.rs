@@ -20,6 +20,7 @@ pub fn snapshot_events(state: &State) -> Vec<Event> {
         digest: used.digest,
         jobs: used.jobs.clone(),
     });
+    let joins = state.joins.parts().into_iter().map(|part| Restored::Join(Box::new(part)));
     let tokens = (state.tokens != Tokens::default()).then(|| Restored::Tokens(Box::new(state.tokens.clone())));
     let Counters { job, lease, node, round } = state.counters;
     let counters = std::iter::once(Restored::Counters { job, lease, node, round });
@@ -30,6 +31,7 @@ pub fn snapshot_events(state: &State) -> Vec<Event> {
         .chain(gangs)
         .chain(leases)
         .chain(keys)
+        .chain(joins)
         .chain(tokens)
         .chain(counters)
         .map(Event::Restored)
@@ -62,6 +64,7 @@ impl State {
                 let used = UsedKey { used_at: *used_at, digest: *digest, jobs: jobs.clone() };
                 self.insert_key(tenant, key, used);
             }
+            Restored::Join(part) => self.joins.restore(part),
             Restored::Tokens(tokens) => self.tokens = (**tokens).clone(),
             Restored::Counters { job, lease, node, round } => {
                 self.counters = Counters { job: *job, lease: *lease, node: *node, round: *round };

@@ -6,6 +6,7 @@ use crate::event::Event;
 use crate::id::{Actor, IdempotencyKey, JobId, LeaseId, NodeId, RequestId, Tenant, TokenId};
 use crate::job::body::{After, JobBody};
 use crate::job::spec::JobSpec;
+use crate::join::JoinRestored;
 use crate::lease::{Gang, Lease, RankHold};
 use crate::node::NodeBody;
 use crate::queue::{Limits, QueueKey};
@@ -60,6 +61,7 @@ impl Event {
             | Event::TenantSet { .. }
             | Event::RoundDecided { .. }
             | Event::ReportTaken { .. }
+            | Event::Join(_)
             | Event::Token(_)
             | Event::Restored(_) => Vec::new(),
         }
@@ -150,6 +152,8 @@ pub enum Restored {
         /// The jobs it made.
         jobs: Vec<JobId>,
     },
+    /// Who may join, and who has.
+    Join(Box<JoinRestored>),
     /// Every API token, and the next one's number.
     Tokens(Box<Tokens>),
     /// What the next ids are.

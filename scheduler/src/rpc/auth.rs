@@ -19,6 +19,7 @@ use super::caller::{Caller, PeerNode, Person};
 use super::cut::cut;
 use super::errors::Refusal;
 use super::rules::{Rule, rule};
+use crate::accept::Peer;
 use crate::clock::boot_ns;
 use crate::engine::Engine;
 use crate::metrics::Metrics;
@@ -78,7 +79,8 @@ impl Gate {
     /// Finds who calls. Absent: nobody this scheduler knows.
     fn caller(&self, request: &Request) -> Option<Found> {
         let Some(presented) = bearer(request.headers()) else {
-            return request.extensions().get::<PeerNode>().map(|node| (Caller::Agent(node.clone()), None));
+            let shown = request.extensions().get::<Peer>()?.node.as_deref()?;
+            return PeerNode::of(shown).map(|node| (Caller::Agent(node), None));
         };
         let (token, owner) = &self.folder;
         if token.admits(presented) {
@@ -92,7 +94,7 @@ impl Gate {
     fn admitted(&self, request: &Request) -> Result<Option<Found>, Box<Denial>> {
         let path = request.uri().path();
         let rule = rule(path);
-        if rule == Some(Rule::Open) {
+        if matches!(rule, Some(Rule::Open | Rule::JoinToken)) {
             return Ok(None);
         }
         let (caller, ended) = self.caller(request).ok_or_else(|| Denial::new(Refusal::unauthenticated(), ""))?;
@@ -115,7 +117,7 @@ impl Gate {
 /// Narrows a caller to what the rule of its call lets it touch, or denies the call.
 fn allowed(rule: Rule, caller: Caller) -> Result<Caller, Refusal> {
     match (rule, caller) {
-        (Rule::Open, caller) => Ok(caller),
+        (Rule::Open | Rule::JoinToken, caller) => Ok(caller),
         (Rule::Person(least, reach), Caller::Person(person)) if person.role >= least => {
             let reach = if person.role >= Role::Operator { Reach::Cluster } else { reach };
             Ok(Caller::Person(Person { reach, ..person }))

@@ -51,6 +51,12 @@ impl Refusal {
         Refusal::new(Code::PermissionDenied, "role-too-small", message, hint)
     }
 
+    pub(crate) fn void_certificate(name: &str) -> Refusal {
+        let message =
+            format!("the certificate of node {name} does not count any more: it joined again, or was forgotten");
+        Refusal::new(Code::PermissionDenied, "void-certificate", message, "join this node with a new token")
+    }
+
     pub(crate) fn not_a_person() -> Refusal {
         let message = "a node's certificate runs its agent, and this is for people";
         Refusal::new(Code::PermissionDenied, "not-a-person", message, "use a token of your own")

@@ -213,6 +213,7 @@ impl Projection {
             Event::KeysExpired { .. }
             | Event::QueueSet { .. }
             | Event::TenantSet { .. }
+            | Event::Join(_)
             | Event::RoundDecided { .. }
             | Event::LeasePrepared { .. }
             | Event::GangStarted { .. }
@@ -315,6 +316,7 @@ fn lease(event: &Event) -> Option<LeaseId> {
         | Event::NodeForgotten { .. }
         | Event::QueueSet { .. }
         | Event::TenantSet { .. }
+        | Event::Join(_)
         | Event::RoundDecided { .. }
         | Event::ChunkLeased { .. }
         | Event::GangLeased { .. }

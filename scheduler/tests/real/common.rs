@@ -9,7 +9,7 @@ use gangsaw_proto::jobs::v1 as jobs;
 use gangsaw_proto::jobs::v1::jobs_service_client::JobsServiceClient;
 use gangsaw_proto::node::v1 as node;
 use gangsaw_proto::node::v1::attach_request::Message as ToScheduler;
-use gangsaw_proto::node::v1::attach_response::Message as ToNode;
+pub(crate) use gangsaw_proto::node::v1::attach_response::Message as ToNode;
 use gangsaw_proto::node::v1::fact::Fact as Kind;
 use gangsaw_proto::node::v1::node_service_client::NodeServiceClient;
 use gangsaw_scheduler::{Config, ServeError};

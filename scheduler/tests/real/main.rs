@@ -5,6 +5,7 @@
 mod common;
 mod disk;
 mod door;
+mod foreign;
 mod kill;
 mod logs;
 mod people;

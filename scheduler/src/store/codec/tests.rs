@@ -17,6 +17,7 @@ use gangsaw_core::job::record::{
 use gangsaw_core::job::spec::{
     Array, Dependency, DependencyKind, DependsOn, JobSpec, OnDisconnect, Rendezvous, Retry, Work,
 };
+use gangsaw_core::join::{Hash, JoinEvent, JoinRestored, JoinToken, Member};
 use gangsaw_core::lease::{Gang, GangPlace, Lease, Master, RankHold, RevokeReason, Revoking, Stopping};
 use gangsaw_core::node::{NodeBody, NodeMode};
 use gangsaw_core::queue::{Limits, QueueKey};
@@ -75,6 +76,10 @@ impl Maker {
 
     fn map(&mut self) -> BTreeMap<String, String> {
         self.many(|m| (m.text(), m.text())).into_iter().collect()
+    }
+
+    fn hash(&mut self) -> Hash {
+        [0; 32].map(|_: u8| self.number().to_le_bytes()[0])
     }
 
     fn time(&mut self) -> Time {
@@ -460,7 +465,7 @@ impl Maker {
 }
 
 /// Variants there are, those of snapshots among them.
-const VARIANTS: usize = 47;
+const VARIANTS: usize = 54;
 
 /// Returns a variant's number: a new one does not build until it is made below.
 fn variant(event: &Event) -> usize {
@@ -512,6 +517,15 @@ fn variant(event: &Event) -> usize {
         Event::NodeClearing { .. } => 41,
         Event::LeasePreempted { .. } => 42,
         Event::Restored(Restored::Tenant { .. }) => 39,
+        Event::Join(JoinEvent::TokenCreated { .. }) => 47,
+        Event::Join(JoinEvent::TokenRevoked { .. }) => 48,
+        Event::Join(JoinEvent::Joined { .. }) => 49,
+        Event::Join(JoinEvent::MemberForgotten { .. }) => 50,
+        Event::Restored(Restored::Join(part)) => match **part {
+            JoinRestored::Token(_) => 51,
+            JoinRestored::Member(_) => 52,
+            JoinRestored::Next { .. } => 53,
+        },
     }
 }
 
@@ -555,6 +569,41 @@ fn event(number: usize, m: &mut Maker) -> Event {
         }
         13 => Event::NodeForgotten { by: m.by(), node: m.node() },
         14 => Event::QueueSet { by: m.by(), queue: m.queue_key(), limits: m.limits() },
+        47 => Event::Join(JoinEvent::TokenCreated {
+            by: m.by(),
+            token: m.number(),
+            hash: m.hash(),
+            uses: m.small(),
+            expires: m.time(),
+        }),
+        48 => Event::Join(JoinEvent::TokenRevoked { by: m.by(), token: m.number() }),
+        49 => Event::Join(JoinEvent::Joined {
+            join: m.number(),
+            token: m.number(),
+            name: NodeName::new(&m.text()).unwrap(),
+            uuid: m.text(),
+            key_hash: m.hash(),
+        }),
+        50 => Event::Join(JoinEvent::MemberForgotten { by: m.by(), name: NodeName::new(&m.text()).unwrap() }),
+        51 => Event::Restored(Restored::Join(Box::new(JoinRestored::Token(JoinToken {
+            id: m.number(),
+            hash: m.hash(),
+            by: m.by().actor,
+            created_at: m.time(),
+            expires: m.time(),
+            uses_max: m.small(),
+            uses: m.small(),
+            revoked: m.flag(),
+        })))),
+        52 => Event::Restored(Restored::Join(Box::new(JoinRestored::Member(Member {
+            join: m.number(),
+            name: NodeName::new(&m.text()).unwrap(),
+            uuid: m.text(),
+            key_hash: m.hash(),
+            token: m.number(),
+            joined_at: m.time(),
+        })))),
+        53 => Event::Restored(Restored::Join(Box::new(JoinRestored::Next { token: m.number(), join: m.number() }))),
         15 => Event::RoundDecided {
             round: m.number(),
             now: m.time(),

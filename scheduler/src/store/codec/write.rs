@@ -16,7 +16,7 @@ use gangsaw_proto::log::v1 as log;
 use gangsaw_proto::log::v1::record::Event as W;
 
 use super::part::{self, by, pairs};
-use super::{body, lease as leases};
+use super::{body, join, lease as leases};
 use crate::wire::{node as nodes, terms};
 
 /// Returns the message of `event`.
@@ -85,6 +85,7 @@ pub(super) fn event(event: &E) -> W {
         }
         E::NodeExcluded { job, node, until, reason } => W::NodeExcluded(body::excluded(job.0, *node, *until, reason)),
         E::ReportTaken { node, seq } => W::ReportTaken(log::ReportTaken { node_id: node.0, report: *seq }),
+        E::Join(event) => join::event(event),
         E::Token(change) => token_event(change),
         E::Restored(part) => restored(part),
     }
@@ -198,6 +199,7 @@ fn restored(part: &Restored) -> W {
         Restored::Tenant { tenant, limits } => {
             W::RestoredTenant(log::RestoredTenant { tenant: tenant.to_string(), limits: part::limits(*limits) })
         }
+        Restored::Join(part) => join::restored(part),
         Restored::Node(node) => W::RestoredNode(leases::node(node)),
         Restored::Job(job) => W::RestoredJob(body::job(job)),
         Restored::Gang(gang) => W::RestoredGang(leases::gang(gang)),
