@@ -64,8 +64,7 @@ pub(crate) enum Verb {
     Clean(clean::Args),
     Train(train::Args),
     Token(token::Args),
-    /// Print what is in force and where it comes from
-    Config,
+    Config(own::ConfigArgs),
     /// Print a shell's completion script
     Completions(own::Completions),
 }

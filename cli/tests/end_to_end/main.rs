@@ -17,3 +17,4 @@ mod quickstart;
 mod shapes;
 mod straight;
 mod sweep;
+mod tls;
