@@ -73,8 +73,7 @@ fn header(name: &str, value: &str) -> Vec<u8> {
 }
 
 fn post(path: &str) -> Vec<u8> {
-    let headers =
-        [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "x"), ("te", "trailers")];
+    let headers = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "x"), ("te", "trailers")];
     let mut block: Vec<u8> = headers.iter().flat_map(|(name, value)| header(name, value)).collect();
     block.extend(header("content-type", "application/grpc"));
     block

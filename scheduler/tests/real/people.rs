@@ -85,7 +85,7 @@ fn expected(path: &str, job_id: u64, number: u64) -> Option<(Expected, Vec<u8>)>
     let submit = shell(&format!("walk-{number}"), "true").encode_to_vec();
     let update = jobs::UpdateRequest { job_id, priority: Some(3), time_limit: held, ..Default::default() };
     let node =
-        admin::SetNodeRequest { name: "n1".to_owned(), mode: admin::NodeMode::Active.into(), reason: String::new() };
+        admin::SetNodeRequest { name: "n1".to_owned(), mode: admin::NodeMode::Active.into(), ..Default::default() };
     let queue = admin::SetQueueRequest { name: "q".to_owned(), running_max: Some(9), ..Default::default() };
     let token =
         admin::CreateTokenRequest { name: "t".to_owned(), role: admin::Role::Viewer.into(), ..Default::default() };

@@ -389,7 +389,8 @@ impl Maker {
     }
 
     fn held_lease(&mut self) -> Lease {
-        let reason = self.pick(&[RevokeReason::Cancelled, RevokeReason::Fenced, RevokeReason::Gang]);
+        let reason =
+            self.pick(&[RevokeReason::Cancelled, RevokeReason::Fenced, RevokeReason::Gang, RevokeReason::Preempted]);
         Lease {
             id: self.lease(),
             job: self.job(),
@@ -417,6 +418,7 @@ impl Maker {
                 .into_iter()
                 .collect(),
             revoke: self.maybe(|m| Revoking { reason, elements: m.elements() }),
+            preempted: self.flag(),
             trimmed: self.flag(),
             fenced: self.flag(),
         }
@@ -435,6 +437,8 @@ impl Maker {
             silent_since: self.maybe(Maker::time),
             acked_report: self.number(),
             models: self.many(Maker::text).into_iter().collect(),
+            evict_at: self.maybe(Maker::time),
+            foreign: self.many(Maker::lease).into_iter().collect(),
         }
     }
 }
@@ -456,7 +460,7 @@ impl Maker {
 }
 
 /// Variants there are, those of snapshots among them.
-const VARIANTS: usize = 44;
+const VARIANTS: usize = 47;
 
 /// Returns a variant's number: a new one does not build until it is made below.
 fn variant(event: &Event) -> usize {
@@ -499,11 +503,14 @@ fn variant(event: &Event) -> usize {
         Event::Restored(Restored::Lease(_)) => 35,
         Event::Restored(Restored::Key { .. }) => 36,
         Event::Restored(Restored::Counters { .. }) => 37,
-        Event::Token(TokenEvent::Created { .. }) => 40,
-        Event::Token(TokenEvent::Revoked { .. }) => 41,
-        Event::Token(TokenEvent::Expired { .. }) => 42,
-        Event::Restored(Restored::Tokens(_)) => 43,
+        Event::Token(TokenEvent::Created { .. }) => 43,
+        Event::Token(TokenEvent::Revoked { .. }) => 44,
+        Event::Token(TokenEvent::Expired { .. }) => 45,
+        Event::Restored(Restored::Tokens(_)) => 46,
         Event::TenantSet { .. } => 38,
+        Event::NodeEvicted { .. } => 40,
+        Event::NodeClearing { .. } => 41,
+        Event::LeasePreempted { .. } => 42,
         Event::Restored(Restored::Tenant { .. }) => 39,
     }
 }
@@ -542,7 +549,10 @@ fn event(number: usize, m: &mut Maker) -> Event {
         9 => Event::NodeReturned { node: m.node(), boot_id: m.text(), agent_version: m.text() },
         10 => Event::NodeInventoryChanged { node: m.node(), inventory: m.inventory() },
         11 => Event::NodeSilenced { node: m.node() },
-        12 => Event::NodeModeSet { by: m.by(), node: m.node(), mode: m.mode(), reason: m.text() },
+        12 => {
+            let evict_at = m.maybe(Maker::time);
+            Event::NodeModeSet { by: m.by(), node: m.node(), mode: m.mode(), reason: m.text(), evict_at }
+        }
         13 => Event::NodeForgotten { by: m.by(), node: m.node() },
         14 => Event::QueueSet { by: m.by(), queue: m.queue_key(), limits: m.limits() },
         15 => Event::RoundDecided {
@@ -640,16 +650,19 @@ fn event(number: usize, m: &mut Maker) -> Event {
             node: m.small(),
             round: m.number(),
         }),
-        40 => Event::Token(TokenEvent::Created { by: m.by(), token: Box::new(m.token()) }),
-        41 => Event::Token(TokenEvent::Revoked { by: m.by(), token: TokenId(m.small()) }),
-        42 => Event::Token(TokenEvent::Expired { until: m.time() }),
-        43 => {
+        43 => Event::Token(TokenEvent::Created { by: m.by(), token: Box::new(m.token()) }),
+        44 => Event::Token(TokenEvent::Revoked { by: m.by(), token: TokenId(m.small()) }),
+        45 => Event::Token(TokenEvent::Expired { until: m.time() }),
+        46 => {
             let all = m.many(Maker::token);
             let next = all.iter().map(|token| token.id.0).max().unwrap_or(0).saturating_add(m.small() % 3);
             Event::Restored(Restored::Tokens(Box::new(Tokens::restored(TokenId(next), all))))
         }
         38 => Event::TenantSet { by: m.by(), tenant: m.tenant(), limits: m.limits() },
         39 => Event::Restored(Restored::Tenant { tenant: m.tenant(), limits: m.limits() }),
+        40 => Event::NodeEvicted { node: m.node() },
+        41 => Event::NodeClearing { node: m.node(), leases: m.many(Maker::lease).into_iter().collect() },
+        42 => Event::LeasePreempted { lease: m.lease(), job: m.job() },
         _ => unreachable!("there are {VARIANTS} variants"),
     }
 }
