@@ -13,6 +13,7 @@ pub(crate) mod quickstart;
 pub(crate) mod run;
 pub(crate) mod scheduler;
 pub(crate) mod show;
+pub(crate) mod store;
 pub(crate) mod submit;
 pub(crate) mod train;
 pub(crate) mod up;

@@ -370,6 +370,23 @@ pub enum Event {
         /// Its number.
         seq: u64,
     },
+    /// The state was restored from a backup: what came after it happened outside, and is not known here. Numbers go on
+    /// above all that can have been given since, so that nothing of that time is taken for something of ours; every
+    /// node is silent until it says what it holds, and every lease may have begun.
+    ClusterRestored {
+        /// Who restored it.
+        by: By,
+        /// How often it was restored.
+        epoch: u64,
+        /// The next job's number.
+        job: u64,
+        /// The next lease's number.
+        lease: u64,
+        /// The next node's number.
+        node: u32,
+        /// Every attempt from now on has a higher number.
+        attempt_base: Attempt,
+    },
     /// A part of a snapshot.
     Restored(Restored),
 }

@@ -99,7 +99,9 @@ impl ServeError {
             ServeError::Bind { .. } => "another program may hold the port; port 0 takes a free one",
             ServeError::StateFolder { .. } => "",
             ServeError::Open(OpenError::InUse(_)) => "stop the other scheduler, or give this one another --state",
-            ServeError::Open(OpenError::Damaged { .. }) => "keep the folder as it is and restore a copy of it",
+            ServeError::Open(OpenError::Damaged { .. }) => {
+                "`gangsaw fsck --state DIR` names every fault; `gangsaw restore BACKUP --state NEW-DIR` makes a new folder of a backup"
+            }
             ServeError::Open(OpenError::Format { .. }) => "use the version of gangsaw that wrote it",
             ServeError::Open(OpenError::Sqlite { .. } | OpenError::Io { .. }) => "",
             ServeError::Engine(EngineError::Append(_) | EngineError::Keeper(_)) => {

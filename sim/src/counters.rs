@@ -79,6 +79,7 @@ const EVENTS: &[&str] = &[
     "FenceConfirmed",
     "NodeExcluded",
     "ReportTaken",
+    "ClusterRestored",
     "Restored",
 ];
 const OUTCOMES: &[&str] = &["Ok", "Failed", "Oom", "Timeout", "Preempted", "Infra", "Cancelled", "Fenced"];
@@ -224,6 +225,7 @@ impl Counters {
             Event::FenceConfirmed { .. } => "FenceConfirmed",
             Event::NodeExcluded { .. } => "NodeExcluded",
             Event::ReportTaken { .. } => "ReportTaken",
+            Event::ClusterRestored { .. } => "ClusterRestored",
             Event::Restored(part) => {
                 self.restored(part);
                 "Restored"

@@ -181,6 +181,7 @@ impl History {
             | Event::LeaseTrimmed { .. }
             | Event::NodeExcluded { .. }
             | Event::ReportTaken { .. }
+            | Event::ClusterRestored { .. }
             | Event::Restored(_) => Ok(()),
         }
     }
@@ -265,9 +266,9 @@ impl History {
             }
         }
         let before = self.leases.insert(lease, track);
-        let over = |(_, track): (&LeaseId, &LeaseTrack)| track.live == 0;
-        while self.leases.range(self.oldest..).next().is_some_and(over) {
-            self.oldest.0 += 1;
+        // Numbers have gaps: a restore goes on above all that may have been given.
+        while let Some((over, _)) = self.leases.range(self.oldest..).next().filter(|(_, track)| track.live == 0) {
+            self.oldest = LeaseId(over.0 + 1);
         }
         held(before.is_none(), || format!("lease {lease} was granted twice"))
     }

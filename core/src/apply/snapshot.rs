@@ -2,6 +2,7 @@
 
 use crate::event::{Event, Restored};
 use crate::state::{Counters, State, UsedKey};
+use crate::time::Time;
 
 /// Returns compacted events whose fold from [`State::new`], at the state's own time, is `state`.
 pub fn snapshot_events(state: &State) -> Vec<Event> {
@@ -17,8 +18,8 @@ pub fn snapshot_events(state: &State) -> Vec<Event> {
         digest: used.digest,
         jobs: used.jobs.clone(),
     });
-    let Counters { job, lease, node, round } = state.counters;
-    let counters = std::iter::once(Restored::Counters { job, lease, node, round });
+    let Counters { job, lease, node, round, attempt_base, epoch } = state.counters;
+    let counters = std::iter::once(Restored::Counters { job, lease, node, round, attempt_base, epoch });
     queues
         .chain(nodes)
         .chain(jobs)
@@ -31,6 +32,27 @@ pub fn snapshot_events(state: &State) -> Vec<Event> {
 }
 
 impl State {
+    /// Goes on after a backup was restored. See [`Event::ClusterRestored`].
+    pub(super) fn cluster_restored(&mut self, at: Time, event: &Event) {
+        let &Event::ClusterRestored { epoch, job, lease, node, attempt_base, .. } = event else {
+            return;
+        };
+        let before = self.counters;
+        self.counters = Counters {
+            job: before.job.max(job),
+            lease: before.lease.max(lease),
+            node: before.node.max(node),
+            round: before.round,
+            attempt_base: before.attempt_base.max(attempt_base),
+            epoch,
+        };
+        // A grant may have been sent after the backup was made, and a second start under one attempt must never be.
+        self.leases.values_mut().for_each(|lease| lease.begun = true);
+        for node in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.node_silenced(at, node);
+        }
+    }
+
     pub(super) fn restored(&mut self, restored: &Restored) {
         match restored {
             Restored::Queue { queue, limits } => self.queue_set(queue, *limits),
@@ -55,8 +77,8 @@ impl State {
                 let used = UsedKey { used_at: *used_at, digest: *digest, jobs: jobs.clone() };
                 self.insert_key(tenant, key, used);
             }
-            Restored::Counters { job, lease, node, round } => {
-                self.counters = Counters { job: *job, lease: *lease, node: *node, round: *round };
+            &Restored::Counters { job, lease, node, round, attempt_base, epoch } => {
+                self.counters = Counters { job, lease, node, round, attempt_base, epoch };
             }
         }
     }

@@ -93,6 +93,7 @@ impl History {
             | Event::LeaseTrimmed { .. }
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
+            | Event::ClusterRestored { .. }
             | Event::Restored(_) => Ok(()),
         }
     }

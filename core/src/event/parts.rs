@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::event::Event;
-use crate::id::{Actor, IdempotencyKey, JobId, LeaseId, NodeId, RequestId, Tenant};
+use crate::id::{Actor, Attempt, IdempotencyKey, JobId, LeaseId, NodeId, RequestId, Tenant};
 use crate::job::body::{After, JobBody};
 use crate::job::spec::JobSpec;
 use crate::lease::{Gang, Lease, RankHold};
@@ -46,6 +46,7 @@ impl Event {
             | Event::FenceConfirmed { job, .. }
             | Event::NodeExcluded { job, .. } => vec![*job],
             Event::KeysExpired { .. }
+            | Event::ClusterRestored { .. }
             | Event::NodeRegistered { .. }
             | Event::NodeReturned { .. }
             | Event::NodeInventoryChanged { .. }
@@ -123,5 +124,9 @@ pub enum Restored {
         node: u32,
         /// Rounds so far.
         round: u64,
+        /// Every attempt has a higher number.
+        attempt_base: Attempt,
+        /// How often the state was restored from a backup.
+        epoch: u64,
     },
 }

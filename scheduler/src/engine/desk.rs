@@ -185,6 +185,7 @@ impl Desk {
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
             | Event::ReportTaken { .. }
+            | Event::ClusterRestored { .. }
             | Event::Restored(_) => {}
         }
     }

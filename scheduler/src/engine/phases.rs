@@ -99,6 +99,7 @@ impl PhaseBook {
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
             | Event::ReportTaken { .. }
+            | Event::ClusterRestored { .. }
             | Event::Restored(_) => {}
         }
     }

@@ -93,6 +93,14 @@ fn ending(event: W) -> Result<E, Malformed> {
             E::NodeExcluded { job, node, until: Time(m.until_ms), reason: m.reason }
         }
         W::ReportTaken(m) => E::ReportTaken { node: NodeId(m.node_id), seq: m.report },
+        W::ClusterRestored(m) => E::ClusterRestored {
+            by: by_from(m.by)?,
+            epoch: m.epoch,
+            job: m.job,
+            lease: m.lease,
+            node: m.node,
+            attempt_base: m.attempt_base,
+        },
         other => E::Restored(restored(other)?),
     })
 }
@@ -114,7 +122,14 @@ fn restored(event: W) -> Result<Restored, Malformed> {
             digest: m.digest,
             jobs: m.jobs.into_iter().map(JobId).collect(),
         },
-        W::RestoredCounters(m) => Restored::Counters { job: m.job, lease: m.lease, node: m.node, round: m.round },
+        W::RestoredCounters(m) => Restored::Counters {
+            job: m.job,
+            lease: m.lease,
+            node: m.node,
+            round: m.round,
+            attempt_base: m.attempt_base,
+            epoch: m.epoch,
+        },
         _ => return Err(Malformed("event")),
     })
 }

@@ -437,7 +437,7 @@ impl Maker {
 }
 
 /// Variants there are, those of snapshots among them.
-const VARIANTS: usize = 38;
+const VARIANTS: usize = 39;
 
 /// Returns a variant's number: a new one does not build until it is made below.
 fn variant(event: &Event) -> usize {
@@ -480,6 +480,7 @@ fn variant(event: &Event) -> usize {
         Event::Restored(Restored::Lease(_)) => 35,
         Event::Restored(Restored::Key { .. }) => 36,
         Event::Restored(Restored::Counters { .. }) => 37,
+        Event::ClusterRestored { .. } => 38,
     }
 }
 
@@ -608,7 +609,17 @@ fn event(number: usize, m: &mut Maker) -> Event {
             lease: m.number(),
             node: m.small(),
             round: m.number(),
+            attempt_base: m.small(),
+            epoch: m.number(),
         }),
+        38 => Event::ClusterRestored {
+            by: m.by(),
+            epoch: m.number(),
+            job: m.number(),
+            lease: m.number(),
+            node: m.small(),
+            attempt_base: m.small(),
+        },
         _ => unreachable!("there are {VARIANTS} variants"),
     }
 }

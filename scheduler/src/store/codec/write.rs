@@ -79,6 +79,9 @@ pub(super) fn event(event: &E) -> W {
         }
         E::NodeExcluded { job, node, until, reason } => W::NodeExcluded(body::excluded(job.0, *node, *until, reason)),
         E::ReportTaken { node, seq } => W::ReportTaken(log::ReportTaken { node_id: node.0, report: *seq }),
+        &E::ClusterRestored { by: ref who, epoch, job, lease, node, attempt_base } => {
+            W::ClusterRestored(log::ClusterRestored { by: by(who), epoch, job, lease, node, attempt_base })
+        }
         E::Restored(part) => restored(part),
     }
 }
@@ -179,8 +182,8 @@ fn restored(part: &Restored) -> W {
             digest: *digest,
             jobs: jobs.iter().map(|job| job.0).collect(),
         }),
-        &Restored::Counters { job, lease, node, round } => {
-            W::RestoredCounters(log::RestoredCounters { job, lease, node, round })
+        &Restored::Counters { job, lease, node, round, attempt_base, epoch } => {
+            W::RestoredCounters(log::RestoredCounters { job, lease, node, round, attempt_base, epoch })
         }
     }
 }
