@@ -1,7 +1,6 @@
 //! Events: what became true. The only thing that changes the state, and the whole of the log.
 //!
-//! Each carries what `apply` needs, so that folding asks no policy: outcomes, next steps and placements are decided
-//! once and logged.
+//! Each carries what `apply` needs, so that folding asks no policy: outcomes and placements are decided once.
 
 mod parts;
 
@@ -170,6 +169,15 @@ pub enum Event {
         /// All of its limits now.
         limits: Limits,
     },
+    /// A tenant's limits across all of its queues were changed.
+    TenantSet {
+        /// Who asked.
+        by: By,
+        /// Which.
+        tenant: Tenant,
+        /// All of them now.
+        limits: Limits,
+    },
     /// A placement round decided what the next `decisions` events say. It was computed from the state before it.
     RoundDecided {
         /// Its number, from 1.
@@ -296,6 +304,8 @@ pub enum Event {
         outcome: Outcome,
         /// How it ended.
         exit: Exit,
+        /// Nodes that were not prepared in time: each failed to start the job once.
+        late: Vec<NodeId>,
     },
     /// An attempt ended, and what follows. For a gang: after its last rank is gone.
     AttemptEnded {
@@ -370,13 +380,11 @@ pub enum Event {
         /// Its number.
         seq: u64,
     },
-    /// The state was restored from a backup: what came after it happened outside, and is not known here. Numbers go on
-    /// above all that can have been given since, so that nothing of that time is taken for something of ours; every
-    /// node is silent until it says what it holds, and every lease may have begun.
+    /// A backup was restored: what happened since it was made is not known. See [`crate::restore`].
     ClusterRestored {
-        /// Who restored it.
+        /// Who asked.
         by: By,
-        /// How often it was restored.
+        /// How often that happened.
         epoch: u64,
         /// The next job's number.
         job: u64,

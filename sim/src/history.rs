@@ -73,6 +73,8 @@ pub(crate) struct History {
     /// Every submit there ever was under a key, for a key may be used again after a day.
     submits: BTreeMap<(Tenant, IdempotencyKey), Vec<Vec<JobId>>>,
     limits: BTreeMap<QueueKey, Limits>,
+    /// Of each tenant, across its queues.
+    tenant_limits: BTreeMap<Tenant, Limits>,
     /// Who holds which device.
     holders: BTreeMap<(NodeId, DeviceId), LeaseId>,
     waiting: u64,
@@ -137,6 +139,10 @@ impl History {
                 self.limits.insert(queue.clone(), *limits);
                 Ok(())
             }
+            Event::TenantSet { tenant, limits, .. } => {
+                self.tenant_limits.insert(tenant.clone(), *limits);
+                Ok(())
+            }
             Event::ChunkLeased { .. } => self.chunk_leased(&record.event),
             Event::GangLeased { .. } => self.gang_leased(&record.event),
             Event::LeasePrepared { lease, .. } => self.is_current(*lease, None),
@@ -156,9 +162,7 @@ impl History {
                 (*first..=*last).try_for_each(|index| self.returned(*lease, *job, index))
             }
             Event::LeaseFenced { lease, .. } => {
-                if let Some(track) = self.leases.get_mut(lease) {
-                    track.fenced = true;
-                }
+                self.leases.entry(*lease).and_modify(|track| track.fenced = true);
                 Ok(())
             }
             Event::FenceConfirmed { lease, first, last, rank, .. } => {

@@ -15,12 +15,11 @@ use gangsaw_core::access::Reach;
 use gangsaw_core::apply::{apply, snapshot_events};
 use gangsaw_core::decide::decide;
 use gangsaw_core::effect::{Effect, Refusal, RefusalKind, Reply};
-use gangsaw_core::event::{By, Event, Record};
+use gangsaw_core::event::{Event, Record};
 use gangsaw_core::id::{Actor, NodeId, RequestId, Tenant};
 use gangsaw_core::input::{HeldLease, Input, Request};
 use gangsaw_core::liveness::{Liveness, lease_ttl};
 use gangsaw_core::place::place;
-use gangsaw_core::restore::restored;
 use gangsaw_core::state::State;
 use gangsaw_core::time::{Millis, Time};
 
@@ -34,9 +33,6 @@ const BATCH_MAX: usize = 16;
 const ROUNDS_MAX: usize = 2_000;
 /// The timer fires at least so often.
 const PULSE_MS: u64 = 10_000;
-
-/// Starts of the scheduler of which one is from a backup.
-const RESTORED_EVERY: u64 = 6;
 
 /// Who waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,9 +111,7 @@ impl World {
         self.recovered(&state, seq);
         let base = (state.now() + Millis(downtime_ms), self.now);
         self.scheduler_starts += 1;
-        if self.scheduler_starts % RESTORED_EVERY == 0 {
-            seq = self.restore(&mut state, seq, downtime_ms);
-        }
+        seq = self.restore_at_times(&mut state, seq, downtime_ms);
         let connected: Vec<NodeId> = state.nodes().filter(|node| node.connected()).map(|node| node.body.id).collect();
         self.scheduler = Some(Scheduler {
             start: self.scheduler_starts,
@@ -141,19 +135,6 @@ impl World {
                 self.plan_dial(at, 300);
             }
         }
-    }
-
-    /// Lets the scheduler start from a backup that was made at its last append. Returns the log's end.
-    fn restore(&mut self, state: &mut State, seq: u64, downtime_ms: u64) -> u64 {
-        let Some(Request { actor, request_id, .. }) = request(0, "operator", Input::Tick) else { return seq };
-        let event = restored(state, By { actor, request_id }, Millis(downtime_ms));
-        let record = Record { seq: seq + 1, at: state.now() + Millis(downtime_ms), wall_ms: self.now, event };
-        if self.disk.append(std::slice::from_ref(&record), true).is_err() {
-            return seq;
-        }
-        apply(state, record.at, &record.event);
-        self.became_durable(&[record]);
-        seq + 1
     }
 
     /// Ends the scheduler's process and its streams.
@@ -400,7 +381,7 @@ impl World {
 /// Says whether an input needs room on disk that is not given back by other inputs.
 fn grows_state(input: &Input) -> bool {
     match input {
-        Input::Submit(_) | Input::Retry { .. } | Input::SetQueue { .. } => true,
+        Input::Submit(_) | Input::Retry { .. } | Input::SetQueue { .. } | Input::SetTenant { .. } => true,
         Input::Cancel { .. }
         | Input::Hold { .. }
         | Input::Release { .. }

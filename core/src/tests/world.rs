@@ -356,6 +356,7 @@ pub(super) fn brief(event: &Event) -> String {
         Event::KeysExpired { used_until } => format!("keys until {used_until} expired"),
         Event::QueueSet { queue, limits, .. } => format!("queue {} {limits:?}", queue.name),
         Event::ClusterRestored { epoch, .. } => format!("cluster restored {epoch}"),
+        Event::TenantSet { tenant, limits, .. } => format!("tenant {tenant} {limits:?}"),
         Event::Restored(_) => "restored".into(),
     }
 }

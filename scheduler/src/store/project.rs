@@ -231,6 +231,7 @@ impl Projection {
             Event::ClusterRestored { .. } => self.nodes.extend(state.nodes().map(|node| node.body.id)),
             Event::KeysExpired { .. }
             | Event::QueueSet { .. }
+            | Event::TenantSet { .. }
             | Event::RoundDecided { .. }
             | Event::LeasePrepared { .. }
             | Event::GangStarted { .. }
@@ -328,6 +329,7 @@ fn lease(event: &Event) -> Option<LeaseId> {
         | Event::NodeModeSet { .. }
         | Event::NodeForgotten { .. }
         | Event::QueueSet { .. }
+        | Event::TenantSet { .. }
         | Event::RoundDecided { .. }
         | Event::ChunkLeased { .. }
         | Event::GangLeased { .. }

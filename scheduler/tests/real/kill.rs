@@ -180,7 +180,7 @@ async fn no_acknowledged_job_is_lost_when_the_scheduler_dies_at_any_append() {
 }
 
 /// What a state folder has come to, without what depends on when: jobs in order of their keys, and how each ended.
-fn end_state(state_dir: &Path) -> Vec<(String, u64, usize)> {
+fn end_state(state_dir: &Path) -> Vec<(String, u64, u64)> {
     let (mut state, mut history) = (State::new(), History::default());
     gangsaw_scheduler::read_log(state_dir, |record| {
         history.note(&state, &record.event).unwrap();
