@@ -190,6 +190,8 @@ impl Projection {
             | Event::NodeReturned { node, .. }
             | Event::NodeInventoryChanged { node, .. }
             | Event::NodeSilenced { node }
+            | Event::NodeEvicted { node }
+            | Event::NodeClearing { node, .. }
             | Event::NodeModeSet { node, .. }
             | Event::NodeForgotten { node, .. } => {
                 self.nodes.insert(*node);
@@ -208,6 +210,7 @@ impl Projection {
             }
             Event::TaskStarted { lease, job, index, .. } => self.started(state, now, (*lease, *job, *index)),
             Event::GangStopping { job, index, .. } => self.gang(state, *job, *index),
+            Event::LeasePreempted { lease, .. } => self.stopping(state, *lease),
             Event::RankEnded { job, .. } => {
                 if let Some(before) = before {
                     self.gang(state, *job, before.first);
@@ -267,12 +270,19 @@ impl Projection {
     fn cancelled(&mut self, state: &State, id: JobId) {
         self.jobs.insert(id);
         let Some(job) = state.job(id) else { return };
-        for lease in job.leases.iter().filter_map(|lease| state.lease(*lease)).filter(|lease| lease.revoke.is_some()) {
-            if lease.gang.is_some() {
-                self.gang(state, id, lease.first);
-            } else if lease.width() == 1 {
-                self.attempts.insert((id, lease.first, lease.attempt), Change::Leased(lease.id));
-            }
+        for lease in job.leases.iter().filter(|lease| state.lease(**lease).is_some_and(|lease| lease.revoke.is_some()))
+        {
+            self.stopping(state, *lease);
+        }
+    }
+
+    /// All of a lease is being stopped.
+    fn stopping(&mut self, state: &State, id: LeaseId) {
+        let Some(lease) = state.lease(id) else { return };
+        if lease.gang.is_some() {
+            self.gang(state, lease.job, lease.first);
+        } else if lease.width() == 1 {
+            self.attempts.insert((lease.job, lease.first, lease.attempt), Change::Leased(id));
         }
     }
 
@@ -327,6 +337,9 @@ fn lease(event: &Event) -> Option<LeaseId> {
         | Event::NodeInventoryChanged { .. }
         | Event::NodeSilenced { .. }
         | Event::NodeModeSet { .. }
+        | Event::NodeEvicted { .. }
+        | Event::NodeClearing { .. }
+        | Event::LeasePreempted { .. }
         | Event::NodeForgotten { .. }
         | Event::QueueSet { .. }
         | Event::TenantSet { .. }

@@ -64,7 +64,7 @@ pub(super) fn leased(state: &State, id: LeaseId, now: Now) -> Option<AttemptRow>
     let lease = state.lease(id)?;
     let task = lease.tasks.get(&(lease.first, 0));
     let word = match task {
-        _ if lease.revokes(lease.first) => "COMPLETING",
+        _ if lease.revokes(lease.first) || lease.preempted => "COMPLETING",
         Some(_) => "RUNNING",
         None => "STARTING",
     };
