@@ -67,7 +67,7 @@ pub fn apply(state: &mut State, at: Time, event: &Event) {
         }
         Event::NodeExcluded { job, node, until, reason } => state.node_excluded(*job, *node, *until, reason),
         Event::ReportTaken { node, seq } => state.report_taken(*node, *seq),
-        Event::ClusterRestored { .. } => state.cluster_restored(at, event),
+        Event::ClusterRestored(raised) => state.cluster_restored(at, raised),
         Event::Restored(restored) => state.restored(restored),
     }
 }

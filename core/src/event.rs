@@ -4,7 +4,7 @@
 
 mod parts;
 
-pub use parts::{By, GangPart, NewJob, Restored};
+pub use parts::{By, GangPart, NewJob, Raised, Restored};
 
 use std::collections::BTreeSet;
 
@@ -404,20 +404,7 @@ pub enum Event {
         seq: u64,
     },
     /// A backup was restored: what happened since it was made is not known. See [`crate::restore`].
-    ClusterRestored {
-        /// Who asked.
-        by: By,
-        /// How often that happened.
-        epoch: u64,
-        /// The next job's number.
-        job: u64,
-        /// The next lease's number.
-        lease: u64,
-        /// The next node's number.
-        node: u32,
-        /// Every attempt from now on has a higher number.
-        attempt_base: Attempt,
-    },
+    ClusterRestored(Raised),
     /// A part of a snapshot.
     Restored(Restored),
 }

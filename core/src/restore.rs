@@ -12,7 +12,7 @@
 //!
 //! Restoring the same backup a second time yields higher numbers, for more time was lost.
 
-use crate::event::{By, Event};
+use crate::event::{By, Event, Raised};
 use crate::id::Attempt;
 use crate::state::State;
 use crate::time::Millis;
@@ -38,14 +38,14 @@ pub fn restored(state: &State, by: By, lost: Millis) -> Event {
         least.checked_next_multiple_of(LEAST).unwrap_or(least)
     };
     let attempts = u32::try_from(seconds).unwrap_or(u32::MAX).saturating_add(ATTEMPTS);
-    Event::ClusterRestored {
+    Event::ClusterRestored(Raised {
         by,
         epoch: counters.epoch + 1,
         job: above(counters.job, JOBS_PER_SECOND),
         lease: above(counters.lease, LEASES_PER_SECOND),
         node: counters.node.saturating_add(NODES),
         attempt_base: counters.attempt_base.saturating_add(attempts),
-    }
+    })
 }
 
 #[cfg(test)]

@@ -173,10 +173,7 @@ impl History {
             Event::FenceConfirmed { lease, first, last, rank, .. } => {
                 self.fence_confirmed(*lease, *first, *last, *rank)
             }
-            Event::NodeForgotten { node, .. } => {
-                self.holders.retain(|(held, _), _| held != node);
-                Ok(())
-            }
+            Event::NodeForgotten { node, .. } => self.node_forgotten(*node),
             Event::JobHeld { .. }
             | Event::JobReleased { .. }
             | Event::NodeRegistered { .. }
@@ -196,6 +193,11 @@ impl History {
             | Event::ClusterRestored { .. }
             | Event::Restored(_) => Ok(()),
         }
+    }
+
+    fn node_forgotten(&mut self, node: NodeId) -> Check {
+        self.holders.retain(|(held, _), _| *held != node);
+        Ok(())
     }
 
     fn updated(&mut self, job: JobId, queue: Option<&QueueName>) -> Check {

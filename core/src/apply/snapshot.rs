@@ -1,6 +1,6 @@
 //! Snapshots: the state as events whose fold is the state, so that restoring is folding and nothing else.
 
-use crate::event::{Event, Restored};
+use crate::event::{Event, Raised, Restored};
 use crate::state::{Counters, State, UsedKey};
 use crate::time::Time;
 
@@ -36,10 +36,8 @@ pub fn snapshot_events(state: &State) -> Vec<Event> {
 
 impl State {
     /// Goes on after a backup was restored. See [`Event::ClusterRestored`].
-    pub(super) fn cluster_restored(&mut self, at: Time, event: &Event) {
-        let &Event::ClusterRestored { epoch, job, lease, node, attempt_base, .. } = event else {
-            return;
-        };
+    pub(super) fn cluster_restored(&mut self, at: Time, raised: &Raised) {
+        let &Raised { epoch, job, lease, node, attempt_base, .. } = raised;
         let before = self.counters;
         self.counters = Counters {
             job: before.job.max(job),

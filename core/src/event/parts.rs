@@ -76,6 +76,23 @@ pub struct NewJob {
     pub after: Vec<After>,
 }
 
+/// With which numbers a restored state goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raised {
+    /// Who asked for the restore.
+    pub by: By,
+    /// How often the state was restored.
+    pub epoch: u64,
+    /// The next job's number.
+    pub job: u64,
+    /// The next lease's number.
+    pub lease: u64,
+    /// The next node's number.
+    pub node: u32,
+    /// Every attempt from now on has a higher number.
+    pub attempt_base: Attempt,
+}
+
 /// A node's part of a gang.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GangPart {

@@ -211,11 +211,7 @@ impl Projection {
             Event::TaskStarted { lease, job, index, .. } => self.started(state, now, (*lease, *job, *index)),
             Event::GangStopping { job, index, .. } => self.gang(state, *job, *index),
             Event::LeasePreempted { lease, .. } => self.stopping(state, *lease),
-            Event::RankEnded { job, .. } => {
-                if let Some(before) = before {
-                    self.gang(state, *job, before.first);
-                }
-            }
+            Event::RankEnded { job, .. } => self.gang(state, *job, before.map_or(0, |before| before.first)),
             Event::AttemptEnded { job, index, attempt, outcome, .. } => {
                 let ok = *outcome == Outcome::Ok;
                 self.used(state, *job, |used| if ok { used.attempts_ok += 1 } else { used.attempts_lost += 1 });

@@ -1,6 +1,6 @@
 //! From a stored message to its event.
 
-use gangsaw_core::event::{Event as E, GangPart, Restored};
+use gangsaw_core::event::{Event as E, GangPart, Raised, Restored};
 use gangsaw_core::id::{IdempotencyKey, JobId, LeaseId, NodeId, NodeName, QueueName, Tenant};
 use gangsaw_core::time::{Millis, Time};
 use gangsaw_proto::log::v1 as log;
@@ -104,14 +104,14 @@ fn ending(event: W) -> Result<E, Malformed> {
             E::NodeExcluded { job, node, until: Time(m.until_ms), reason: m.reason }
         }
         W::ReportTaken(m) => E::ReportTaken { node: NodeId(m.node_id), seq: m.report },
-        W::ClusterRestored(m) => E::ClusterRestored {
+        W::ClusterRestored(m) => E::ClusterRestored(Raised {
             by: by_from(m.by)?,
             epoch: m.epoch,
             job: m.job,
             lease: m.lease,
             node: m.node,
             attempt_base: m.attempt_base,
-        },
+        }),
         other => E::Restored(restored(other)?),
     })
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use gangsaw_core::event::{By, GangPart, NewJob, Restored};
+use gangsaw_core::event::{By, GangPart, NewJob, Raised, Restored};
 use gangsaw_core::id::{
     Actor, DeviceId, IdempotencyKey, JobId, JobName, LeaseId, NodeId, NodeName, QueueName, RequestId, Tenant,
 };
@@ -636,14 +636,14 @@ fn event(number: usize, m: &mut Maker) -> Event {
         40 => Event::NodeEvicted { node: m.node() },
         41 => Event::NodeClearing { node: m.node(), leases: m.many(Maker::lease).into_iter().collect() },
         42 => Event::LeasePreempted { lease: m.lease(), job: m.job() },
-        43 => Event::ClusterRestored {
+        43 => Event::ClusterRestored(Raised {
             by: m.by(),
             epoch: m.number(),
             job: m.number(),
             lease: m.number(),
             node: m.small(),
             attempt_base: m.small(),
-        },
+        }),
         _ => unreachable!("there are {VARIANTS} variants"),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use gangsaw_core::event::{By, Event as E, GangPart, NewJob, Restored};
+use gangsaw_core::event::{By, Event as E, GangPart, NewJob, Raised, Restored};
 use gangsaw_core::id::{IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Tenant};
 use gangsaw_core::job::body::{After, CancelCause};
 use gangsaw_core::job::record::{Exit, Outcome};
@@ -85,9 +85,7 @@ pub(super) fn event(event: &E) -> W {
         }
         E::NodeExcluded { job, node, until, reason } => W::NodeExcluded(body::excluded(job.0, *node, *until, reason)),
         E::ReportTaken { node, seq } => W::ReportTaken(log::ReportTaken { node_id: node.0, report: *seq }),
-        &E::ClusterRestored { by: ref who, epoch, job, lease, node, attempt_base } => {
-            W::ClusterRestored(log::ClusterRestored { by: by(who), epoch, job, lease, node, attempt_base })
-        }
+        E::ClusterRestored(to) => raised(to),
         E::Restored(part) => restored(part),
     }
 }
@@ -179,6 +177,11 @@ fn gang_stopping(job: JobId, index: Index, outcome: Outcome, exit: &Exit, late: 
     let (outcome, exit) = (terms::outcome(outcome).into(), Some(part::exit(exit)));
     let late_node_ids = late.iter().map(|node| node.0).collect();
     W::GangStopping(log::GangStopping { job_id: job.0, index, outcome, exit, late_node_ids })
+}
+
+fn raised(to: &Raised) -> W {
+    let &Raised { by: ref who, epoch, job, lease, node, attempt_base } = to;
+    W::ClusterRestored(log::ClusterRestored { by: by(who), epoch, job, lease, node, attempt_base })
 }
 
 fn restored(part: &Restored) -> W {
