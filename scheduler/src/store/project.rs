@@ -171,6 +171,8 @@ impl Projection {
             | Event::NodeInventoryChanged { node, .. }
             | Event::NodeSilenced { node }
             | Event::NodeModeSet { node, .. }
+            | Event::NodeEvicted { node }
+            | Event::NodeClearing { node, .. }
             | Event::NodeForgotten { node, .. } => {
                 self.nodes.insert(*node);
             }
@@ -186,6 +188,7 @@ impl Projection {
                 self.nodes.extend(parts.iter().map(|part| part.node));
                 self.attempts.insert((*job, *index, *attempt), Change::Gang);
             }
+            Event::LeasePreempted { lease, job } => self.preempted(state, *job, *lease),
             Event::TaskStarted { lease, job, index, .. } => self.started(state, now, (*lease, *job, *index)),
             Event::GangStopping { job, index, .. } => self.gang(state, *job, *index),
             Event::RankEnded { job, .. } => {
@@ -219,6 +222,14 @@ impl Projection {
             | Event::NodeExcluded { .. }
             | Event::ReportTaken { .. }
             | Event::Restored(_) => {}
+        }
+    }
+
+    /// What is taken back is COMPLETING now; a gang's rows follow its GangStopping.
+    fn preempted(&mut self, state: &State, job: JobId, id: LeaseId) {
+        self.jobs.insert(job);
+        if let Some(lease) = state.lease(id).filter(|lease| lease.gang.is_none() && lease.width() == 1) {
+            self.attempts.insert((job, lease.first, lease.attempt), Change::Leased(id));
         }
     }
 
@@ -305,6 +316,8 @@ fn lease(event: &Event) -> Option<LeaseId> {
         | Event::NodeInventoryChanged { .. }
         | Event::NodeSilenced { .. }
         | Event::NodeModeSet { .. }
+        | Event::NodeEvicted { .. }
+        | Event::NodeClearing { .. }
         | Event::NodeForgotten { .. }
         | Event::QueueSet { .. }
         | Event::TenantSet { .. }
@@ -315,6 +328,7 @@ fn lease(event: &Event) -> Option<LeaseId> {
         | Event::GangStarted { .. }
         | Event::GangStopping { .. }
         | Event::LeaseTrimmed { .. }
+        | Event::LeasePreempted { .. }
         | Event::NodeExcluded { .. }
         | Event::ReportTaken { .. }
         | Event::Restored(_) => None,
