@@ -9,6 +9,7 @@ mod change;
 mod fits;
 mod next;
 mod nodes;
+mod notice;
 mod report;
 mod scratch;
 mod submit;
@@ -47,6 +48,7 @@ pub fn decide(state: &State, now: Time, request: &Request) -> Step {
         Input::SetQueue { name, running_max, queued_max, gpus_max } => {
             decider.set_queue(name, *running_max, *queued_max, *gpus_max)
         }
+        Input::Notice { job, ended_at, posted } => decider.notice(*job, *ended_at, posted),
         Input::Tick => decider.tick(),
     }
 }

@@ -1,12 +1,13 @@
 //! Inputs: everything that comes from outside, as data. `decide` says what each means.
 
 use crate::id::{Actor, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, RequestId, Tenant};
+use crate::job::notice::Posted;
 use crate::job::record::Exit;
 use crate::job::spec::JobSpec;
 use crate::node::NodeMode;
 use crate::ranges::RangeSet;
 use crate::resources::Inventory;
-use crate::time::Millis;
+use crate::time::{Millis, Time};
 
 /// One input and who sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,6 +110,15 @@ pub enum Input {
         queued_max: Change,
         /// GPUs that may be held.
         gpus_max: Change,
+    },
+    /// Somebody was told that a job has ended, or was not.
+    Notice {
+        /// Which job.
+        job: JobId,
+        /// The end it was about.
+        ended_at: Time,
+        /// What came of it.
+        posted: Posted,
     },
     /// Time passed: gang deadlines, lost nodes, old keys and old jobs.
     Tick,

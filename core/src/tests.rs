@@ -7,6 +7,7 @@ mod gangs;
 mod life;
 mod limits;
 mod nodes;
+mod notices;
 mod placement;
 mod random;
 mod submits;

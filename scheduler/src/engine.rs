@@ -89,6 +89,8 @@ pub(crate) struct Parts {
     pub(crate) metrics: Arc<Metrics>,
     /// Where inputs are kept whose decision panicked.
     pub(crate) refused_inputs: PathBuf,
+    /// Where it is said that ends are to be told of: how often one became owed.
+    pub(crate) notices: tokio::sync::watch::Sender<u64>,
 }
 
 /// A cheap, cloneable handle. Holds a channel and nothing else.

@@ -14,6 +14,7 @@ mod engine;
 mod http;
 mod logs;
 mod metrics;
+mod notify;
 mod rpc;
 mod serve;
 mod store;

@@ -78,6 +78,9 @@ const EVENTS: &[&str] = &[
     "LeaseFenced",
     "FenceConfirmed",
     "NodeExcluded",
+    "NoticeSent",
+    "NoticeFailed",
+    "NoticeGivenUp",
     "ReportTaken",
     "Restored",
 ];
@@ -99,6 +102,7 @@ const INPUTS: &[&str] = &[
     "SetNode",
     "ForgetNode",
     "SetQueue",
+    "Notice",
     "Tick",
 ];
 const AGENT_INPUTS: &[&str] = &[
@@ -223,6 +227,9 @@ impl Counters {
             Event::LeaseFenced { .. } => "LeaseFenced",
             Event::FenceConfirmed { .. } => "FenceConfirmed",
             Event::NodeExcluded { .. } => "NodeExcluded",
+            Event::NoticeSent { .. } => "NoticeSent",
+            Event::NoticeFailed { .. } => "NoticeFailed",
+            Event::NoticeGivenUp { .. } => "NoticeGivenUp",
             Event::ReportTaken { .. } => "ReportTaken",
             Event::Restored(part) => {
                 self.restored(part);
@@ -275,6 +282,7 @@ impl Counters {
             Input::SetNode { .. } => "SetNode",
             Input::ForgetNode { .. } => "ForgetNode",
             Input::SetQueue { .. } => "SetQueue",
+            Input::Notice { .. } => "Notice",
             Input::Tick => "Tick",
         };
         self.add(Group::Input, name);

@@ -180,6 +180,9 @@ impl History {
             | Event::GangStopping { .. }
             | Event::LeaseTrimmed { .. }
             | Event::NodeExcluded { .. }
+            | Event::NoticeSent { .. }
+            | Event::NoticeFailed { .. }
+            | Event::NoticeGivenUp { .. }
             | Event::ReportTaken { .. }
             | Event::Restored(_) => Ok(()),
         }

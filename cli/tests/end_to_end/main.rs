@@ -12,6 +12,7 @@ mod exits;
 mod gpus;
 mod kills;
 mod logs;
+mod notify;
 mod pages;
 mod quickstart;
 mod shapes;

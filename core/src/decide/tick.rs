@@ -7,6 +7,7 @@ use crate::apply::CHUNK_LATE_AFTER;
 use crate::effect::Step;
 use crate::event::Event;
 use crate::id::{JobId, LeaseId};
+use crate::job::notice::{Notice, NoticeStanding};
 use crate::job::record::Outcome;
 use crate::node::Node;
 use crate::state::State;
@@ -31,6 +32,11 @@ impl Decider<'_> {
             scratch.event(Event::KeysExpired { used_until: Time(self.now.0.saturating_sub(KEY_KEPT.0)) });
         }
         for job in self.old_jobs() {
+            let notice = self.state.jobs.get(&job).and_then(|job| job.body.notice.as_deref());
+            if let Some(Notice { tries, standing: NoticeStanding::Owed { .. }, .. }) = notice {
+                let why = "the job was forgotten first".to_owned();
+                scratch.event(Event::NoticeGivenUp { job, tries: *tries, why });
+            }
             scratch.event(Event::JobForgotten { job });
         }
         scratch.step

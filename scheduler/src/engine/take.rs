@@ -235,6 +235,7 @@ fn grows(input: &Input) -> bool {
         | Input::NodeInventory { .. }
         | Input::SetNode { .. }
         | Input::ForgetNode { .. }
+        | Input::Notice { .. }
         | Input::Tick => false,
     }
 }

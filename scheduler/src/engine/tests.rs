@@ -21,6 +21,7 @@ fn parts(folder: &Path) -> Parts {
         disk,
         metrics: Arc::default(),
         refused_inputs: folder.join("refused-inputs"),
+        notices: tokio::sync::watch::channel(0).0,
     }
 }
 

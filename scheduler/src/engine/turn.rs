@@ -12,7 +12,7 @@ use gangsaw_core::input::Request;
 use gangsaw_core::state::State;
 use gangsaw_core::time::Time;
 use gangsaw_proto::node::v1::attach_response::Message as ToNode;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::desk::{self, Desk, View};
 use super::refused::Refused;
@@ -57,6 +57,7 @@ pub(super) struct Running {
     pub(super) now: Now,
     pub(super) desk: Desk,
     pub(super) refused: Refused,
+    notices: watch::Sender<u64>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) decide: Decide,
     /// Wall time of cluster time zero.
@@ -102,6 +103,7 @@ impl Running {
             now,
             desk,
             refused: Refused::new(parts.refused_inputs),
+            notices: parts.notices,
             metrics: parts.metrics,
             decide,
             wall_base_ms: now.wall_ms.saturating_sub(now.time.0),
@@ -276,6 +278,8 @@ impl Running {
         let (state, desk, now, seq) = (&self.state, &self.desk, self.now, self.store.last_seq());
         watches.show(boot_ns(), |job| desk::has_ended(state, job), |job| desk::picture(state, desk, job, now, seq));
         self.desk.watches = watches;
+        let made = self.state.notices_made();
+        self.notices.send_if_modified(|seen| std::mem::replace(seen, made) != made);
         let mut view = View {
             state: &self.state,
             now: self.now,

@@ -9,6 +9,7 @@ use gangsaw_core::id::{
     Actor, DeviceId, IdempotencyKey, JobId, JobName, LeaseId, NodeId, NodeName, QueueName, RequestId, Tenant,
 };
 use gangsaw_core::job::body::{After, CancelCause, DeviceChoice, DeviceCode, Excluded, JobBody, Standing};
+use gangsaw_core::job::notice::{Notice, NoticeStanding};
 use gangsaw_core::job::record::{
     Cause, Checkpoint, ElementRecord, EndState, Ended, EndedRange, Exit, Next, Outcome, RecordStatus, RetryClass,
     Started, TaskRecord, Used,
@@ -188,6 +189,7 @@ impl Maker {
             lost_after: self.span(),
             requeue_on: self.many(|m| u8::try_from(m.small() & 255).unwrap()).into_iter().collect(),
             hold: self.flag(),
+            notify: self.filled(),
             alias: self.maybe(Maker::name),
         }
     }
@@ -367,7 +369,14 @@ impl Maker {
             device: self.maybe(Maker::device),
             exit_code: self.maybe(Maker::signed),
             cancelled: self.maybe(Maker::cause),
+            notice: self.maybe(|m| Box::new(m.notice())),
         }
+    }
+
+    fn notice(&mut self) -> Notice {
+        let owed = NoticeStanding::Owed { not_before: self.time() };
+        let standing = self.pick(&[owed, NoticeStanding::Sent, NoticeStanding::GivenUp]);
+        Notice { tries: self.small(), standing, why: self.text() }
     }
 
     fn gang(&mut self) -> Gang {
@@ -437,7 +446,7 @@ impl Maker {
 }
 
 /// Variants there are, those of snapshots among them.
-const VARIANTS: usize = 38;
+const VARIANTS: usize = 41;
 
 /// Returns a variant's number: a new one does not build until it is made below.
 fn variant(event: &Event) -> usize {
@@ -480,6 +489,9 @@ fn variant(event: &Event) -> usize {
         Event::Restored(Restored::Lease(_)) => 35,
         Event::Restored(Restored::Key { .. }) => 36,
         Event::Restored(Restored::Counters { .. }) => 37,
+        Event::NoticeSent { .. } => 38,
+        Event::NoticeFailed { .. } => 39,
+        Event::NoticeGivenUp { .. } => 40,
     }
 }
 
@@ -609,6 +621,9 @@ fn event(number: usize, m: &mut Maker) -> Event {
             node: m.small(),
             round: m.number(),
         }),
+        38 => Event::NoticeSent { job: m.job(), tries: m.small() },
+        39 => Event::NoticeFailed { job: m.job(), tries: m.small(), not_before: m.time(), why: m.text() },
+        40 => Event::NoticeGivenUp { job: m.job(), tries: m.small(), why: m.text() },
         _ => unreachable!("there are {VARIANTS} variants"),
     }
 }
