@@ -64,8 +64,7 @@ pub(crate) enum Verb {
     Train(train::Args),
     /// Print this scheduler's token, for other clients
     Token,
-    /// Print what is in force and where it comes from
-    Config,
+    Config(own::ConfigArgs),
     /// Print a shell's completion script
     Completions(own::Completions),
 }

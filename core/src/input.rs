@@ -1,5 +1,6 @@
 //! Inputs: everything that comes from outside, as data. `decide` says what each means.
 
+use crate::access::Reach;
 use crate::id::{Actor, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, RequestId, Tenant};
 use crate::job::notice::Posted;
 use crate::job::record::Exit;
@@ -16,6 +17,8 @@ pub struct Request {
     pub actor: Actor,
     /// Whose jobs and queues are meant.
     pub tenant: Tenant,
+    /// Whose jobs it may touch.
+    pub reach: Reach,
     /// Which request; the reply carries it.
     pub request_id: RequestId,
     /// What is asked.
@@ -94,6 +97,8 @@ pub enum Input {
         mode: NodeMode,
         /// Why, for people.
         reason: String,
+        /// With draining: what runs longer than this is taken down and tried again elsewhere. `None`: it is waited for.
+        evict_after: Option<Millis>,
     },
     /// Remove a silent node.
     ForgetNode {
@@ -104,6 +109,17 @@ pub enum Input {
     SetQueue {
         /// Which.
         name: QueueName,
+        /// Elements that may be leased.
+        running_max: Change,
+        /// Elements that may wait.
+        queued_max: Change,
+        /// GPUs that may be held.
+        gpus_max: Change,
+    },
+    /// Change the limits of a tenant across all of its queues.
+    SetTenant {
+        /// Which.
+        name: Tenant,
         /// Elements that may be leased.
         running_max: Change,
         /// Elements that may wait.

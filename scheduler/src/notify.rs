@@ -19,8 +19,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gangsaw_core::id::JobId;
-use gangsaw_core::input::Input;
+use gangsaw_core::access::Reach;
+use gangsaw_core::id::{Actor, JobId, Tenant};
+use gangsaw_core::input::{Input, Request};
 use gangsaw_core::job::notice::Posted;
 use gangsaw_core::time::Time;
 use gangsaw_proto::jobs::v1 as wire;
@@ -174,9 +175,10 @@ async fn tell(engine: Engine, poster: Arc<Poster>, metrics: Arc<Metrics>, due: D
         tracing::warn!(job = due.job.0, host = due.host, again, why, "nobody was told that a job has ended");
     }
     loop {
-        let (Ok(actor), Ok(request_id)) = (ask::actor("scheduler"), ask::request_id()) else { return due.job };
+        let (Ok(actor), Ok(request_id)) = (Actor::new("scheduler"), ask::request_id()) else { return due.job };
         let input = Input::Notice { job: due.job, ended_at: due.ended_at, posted: posted.clone() };
-        match engine.ask(actor, request_id, input).await {
+        let request = Request { actor, tenant: Tenant::default(), reach: Reach::Own, request_id, input };
+        match engine.ask(request).await {
             Ok(_) => return due.job,
             Err(refusal) if refusal.reason == "busy" => tokio::time::sleep(ASK_AGAIN).await,
             Err(_) => {

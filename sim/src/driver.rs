@@ -77,7 +77,8 @@ impl World {
             690..=739 => self.update(),
             740..=839 => self.set_node(),
             840..=859 => self.forget_node(),
-            860..=929 => self.set_queue(),
+            860..=909 => self.set_queue(),
+            910..=929 => self.set_tenant(),
             930..=939 => self.stop_tasks(),
             940..=959 => self.compact(),
             _ => self.ask_nonsense(),
@@ -177,7 +178,9 @@ impl World {
         let modes = [NodeMode::Active, NodeMode::Active, NodeMode::Cordoned, NodeMode::Draining];
         let mode = self.rng.pick(&modes).unwrap_or(NodeMode::Active);
         let reason = String::from("works on it");
-        self.call(Client::Careless, Tenant::default(), Input::SetNode { name, mode, reason });
+        let evicts = mode == NodeMode::Draining && self.rng.permille(500);
+        let evict_after = evicts.then(|| Millis(self.rng.pick(&[0, 2_000, 30_000]).unwrap_or(0)));
+        self.call(Client::Careless, Tenant::default(), Input::SetNode { name, mode, reason, evict_after });
     }
 
     fn forget_node(&mut self) {
@@ -191,6 +194,11 @@ impl World {
         }
     }
 
+    pub(crate) fn forget(&mut self, at: usize) {
+        let name = self.nodes[at].name.clone();
+        self.call(Client::Careless, Tenant::default(), Input::ForgetNode { name });
+    }
+
     fn set_queue(&mut self) {
         let Some(name) = self.rng.pick(&QUEUES).and_then(|name| QueueName::new(name).ok()) else { return };
         let mut change = |most: u64| match self.rng.below(3) {
@@ -199,6 +207,17 @@ impl World {
             _ => Change::Set(self.rng.below(most)),
         };
         let input = Input::SetQueue { name, running_max: change(6), queued_max: change(400), gpus_max: change(4) };
+        self.call(Client::Careless, Tenant::default(), input);
+    }
+
+    fn set_tenant(&mut self) {
+        let name = self.tenant();
+        let mut change = |most: u64| match self.rng.below(3) {
+            0 => Change::Keep,
+            1 => Change::Unlimited,
+            _ => Change::Set(self.rng.below(most)),
+        };
+        let input = Input::SetTenant { name, running_max: change(9), queued_max: change(500), gpus_max: change(5) };
         self.call(Client::Careless, Tenant::default(), input);
     }
 
@@ -322,7 +341,7 @@ impl World {
             }
             for node in state.nodes().filter(|node| node.body.mode != NodeMode::Active) {
                 let name = node.body.name.clone();
-                let input = Input::SetNode { name, mode: NodeMode::Active, reason: String::new() };
+                let input = Input::SetNode { name, mode: NodeMode::Active, reason: String::new(), evict_after: None };
                 wishes.push((Tenant::default(), input));
             }
             for (key, queue) in state.queues() {
@@ -332,6 +351,15 @@ impl World {
                     let name = key.name.clone();
                     let input = Input::SetQueue { name, running_max: all, queued_max: all, gpus_max: all };
                     wishes.push((key.tenant.clone(), input));
+                }
+            }
+            for (tenant, held) in state.tenants() {
+                let limits = held.limits;
+                if limits.running_max.or(limits.queued_max).or(limits.gpus_max).is_some() {
+                    let all = Change::Unlimited;
+                    let name = tenant.clone();
+                    let input = Input::SetTenant { name, running_max: all, queued_max: all, gpus_max: all };
+                    wishes.push((tenant.clone(), input));
                 }
             }
         }

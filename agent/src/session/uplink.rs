@@ -25,6 +25,7 @@ use tonic::{Code, Request, Status, Streaming};
 use tracing::{debug, warn};
 
 use super::token::{self, Server};
+use crate::trust::{self, LastWord};
 
 /// Messages that wait for the network. Heartbeats, one report and progress fit many times.
 pub(crate) const OUTBOX_MAX: usize = 256;
@@ -61,6 +62,8 @@ enum State {
 pub(crate) struct Uplink {
     server: Server,
     token: Option<String>,
+    /// What the other side said last of our certificate.
+    last_word: LastWord,
     state: State,
     pause: Duration,
     /// When the Welcome must be there.
@@ -74,7 +77,7 @@ impl Uplink {
     pub(crate) fn new(server: Server, token: Option<String>) -> Uplink {
         let pause = pauses(&server).0;
         let state = State::Waiting(Instant::now());
-        Uplink { server, token, state, pause, welcome_by: None, warned: String::new() }
+        Uplink { server, token, last_word: LastWord::default(), state, pause, welcome_by: None, warned: String::new() }
     }
 
     /// Where it dials.
@@ -106,7 +109,7 @@ impl Uplink {
             match &mut self.state {
                 State::Waiting(until) => {
                     sleep_until(*until).await;
-                    self.state = State::Connecting(Box::pin(connect(self.server.clone())));
+                    self.state = State::Connecting(Box::pin(connect(self.server.clone(), self.last_word.clone())));
                 }
                 State::Connecting(connecting) => match connecting.await {
                     Ok(channel) => return UplinkEvent::Connected(self.attach(channel)),
@@ -151,6 +154,8 @@ impl Uplink {
 
     /// Goes back to waiting.
     fn fail(&mut self, why: &str) {
+        let last_word = self.last_word.take();
+        let why = last_word.as_deref().unwrap_or(why);
         if self.warned == why {
             debug!(server = %self.server.url(), %why, "no session with the scheduler");
         } else {
@@ -172,17 +177,21 @@ async fn before<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> 
 }
 
 /// Opens one connection to a scheduler.
-pub(crate) async fn connect(server: Server) -> Result<Channel, String> {
-    let endpoint = Endpoint::from_shared(server.url()).map_err(|error| error.to_string())?;
-    endpoint
+pub(crate) async fn connect(server: Server, last_word: LastWord) -> Result<Channel, String> {
+    let endpoint = Endpoint::from_shared(server.url())
+        .map_err(|error| error.to_string())?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect()
-        .await
-        .map_err(|error| format!("cannot connect: {}", innermost(&error)))
+        .keep_alive_while_idle(true);
+    if !server.tls {
+        return endpoint.connect().await.map_err(|error| format!("cannot connect: {}", innermost(&error)));
+    }
+    let ca = trust::stored_ca(token::credentials().as_deref(), &server.names()).map_err(|error| error.to_string())?;
+    let config = trust::config(&ca).map_err(|error| error.to_string())?;
+    let dialled = trust::channel(&endpoint, (&server.host, server.port), config, &last_word).await;
+    dialled.map_err(|error| format!("cannot connect: {error}"))
 }
 
 fn innermost(error: &dyn std::error::Error) -> String {
@@ -227,7 +236,7 @@ mod tests {
 
     #[tokio::test]
     async fn pauses_grow_to_a_second_on_loopback_and_a_welcome_resets_them() {
-        let server = Server { host: "127.0.0.1".to_owned(), port: 1 };
+        let server = Server { host: "127.0.0.1".to_owned(), port: 1, tls: false };
         let mut uplink = Uplink::new(server, Some("t".to_owned()));
         for _ in 0..10 {
             uplink.hang_up();

@@ -28,6 +28,7 @@ impl Decider<'_> {
         scratch.late_gangs();
         scratch.late_chunks();
         scratch.lost_leases();
+        scratch.evictions();
         if self.state.index.keys.first().is_some_and(|(used, _, _)| *used + KEY_KEPT <= self.now) {
             scratch.event(Event::KeysExpired { used_until: Time(self.now.0.saturating_sub(KEY_KEPT.0)) });
         }
@@ -59,12 +60,19 @@ impl Scratch<'_> {
             let Some(gang) = self.gang(*job, *index).cloned() else {
                 continue;
             };
-            let unready = gang.leases.iter().find(|id| self.lease(**id).is_none_or(|lease| lease.port.is_none()));
-            let node = unready.and_then(|id| self.lease(*id)).map(|lease| lease.node);
-            let name = node.and_then(|node| decider.state.nodes.get(&node)).map(|node| node.body.name.as_str());
-            let detail = format!("node `{}` was not ready in time", name.unwrap_or("?"));
-            let outcome = if gang.cancelled { Outcome::Cancelled } else { Outcome::Infra };
-            self.stop_gang(*job, *index, outcome, infra_exit(&detail));
+            let leases: Vec<_> = gang.leases.iter().filter_map(|id| self.lease(*id).cloned()).collect();
+            let unready: Vec<_> = leases.iter().filter(|lease| lease.port.is_none()).collect();
+            let node = unready.first().and_then(|lease| decider.state.nodes.get(&lease.node));
+            let name = node.map_or("?", |node| node.body.name.as_str());
+            let detail = format!("node `{name}` was not ready in time");
+            if gang.cancelled {
+                self.stop_gang(*job, *index, Outcome::Cancelled, infra_exit(&detail));
+                continue;
+            }
+            // Each node that was late failed to start the job, as one that refused to would have.
+            unready.iter().for_each(|lease| self.exclude(lease, &detail));
+            let late = unready.iter().map(|lease| lease.node).collect();
+            self.stop_late_gang(*job, *index, infra_exit(&detail), late);
         }
     }
 
@@ -78,6 +86,16 @@ impl Scratch<'_> {
         self.decider.trim(late, &mut step);
         self.step.events.extend(step.events);
         self.step.effects.extend(step.effects);
+    }
+
+    /// What still runs on a node that has drained for as long as it was given is taken down.
+    fn evictions(&mut self) {
+        let decider = self.decider;
+        let due = decider.state.index.evictions.iter().take_while(|(at, _)| *at <= decider.now);
+        for node in due.filter_map(|(_, node)| decider.state.nodes.get(node)) {
+            self.evict(node);
+            self.event(Event::NodeEvicted { node: node.body.id });
+        }
     }
 
     fn lost_leases(&mut self) {
@@ -111,6 +129,7 @@ impl State {
         let gang = index.preparing.first().map(|(time, _, _)| *time);
         let key = index.keys.first().map(|(used, _, _)| *used + KEY_KEPT);
         let job = index.ended.first().map(|(ended, _)| *ended + JOB_KEPT);
-        [lost, wake, chunk, gang, key, job].into_iter().flatten().min()
+        let eviction = index.evictions.first().map(|(at, _)| *at);
+        [lost, wake, chunk, gang, key, job, eviction].into_iter().flatten().min()
     }
 }

@@ -45,6 +45,7 @@ impl Event {
             | Event::AttemptEnded { job, .. }
             | Event::ElementsReturned { job, .. }
             | Event::LeaseTrimmed { job, .. }
+            | Event::LeasePreempted { job, .. }
             | Event::LeaseFenced { job, .. }
             | Event::FenceConfirmed { job, .. }
             | Event::NodeExcluded { job, .. } => vec![*job],
@@ -54,8 +55,11 @@ impl Event {
             | Event::NodeInventoryChanged { .. }
             | Event::NodeSilenced { .. }
             | Event::NodeModeSet { .. }
+            | Event::NodeEvicted { .. }
+            | Event::NodeClearing { .. }
             | Event::NodeForgotten { .. }
             | Event::QueueSet { .. }
+            | Event::TenantSet { .. }
             | Event::RoundDecided { .. }
             | Event::ReportTaken { .. }
             | Event::Restored(_) => Vec::new(),
@@ -92,6 +96,13 @@ pub enum Restored {
     Queue {
         /// Which.
         queue: QueueKey,
+        /// Its limits.
+        limits: Limits,
+    },
+    /// A tenant with its limits across its queues.
+    Tenant {
+        /// Which.
+        tenant: Tenant,
         /// Its limits.
         limits: Limits,
     },

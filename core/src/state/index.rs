@@ -87,6 +87,8 @@ pub(crate) struct Indexed {
     /// Gangs that wait for their nodes, by deadline.
     pub(crate) preparing: BTreeSet<(Time, JobId, Index)>,
     pub(crate) silent: BTreeSet<NodeId>,
+    /// Draining nodes that wait no longer than that.
+    pub(crate) evictions: BTreeSet<(Time, NodeId)>,
     /// Ended jobs, by when.
     pub(crate) ended: BTreeSet<(Time, JobId)>,
     pub(crate) keys: BTreeSet<(Time, Tenant, IdempotencyKey)>,
@@ -111,6 +113,7 @@ impl Indexed {
             && self.doomed == other.doomed
             && self.preparing == other.preparing
             && self.silent == other.silent
+            && self.evictions == other.evictions
             && self.ended == other.ended
             && self.keys == other.keys
             && self.notices == other.notices
@@ -213,20 +216,27 @@ impl State {
         // Whoever uses less of a queue, or leaves it, makes room in its limits.
         let less = old.usage.running > new.usage.running || old.usage.gpus > new.usage.gpus;
         self.index.changes.relaxed |= old.queue.is_some() && (less || old.queue != new.queue);
-        if let Some(queue) = old.queue.as_ref().and_then(|key| self.queues.get_mut(key)) {
-            queue.usage.running -= old.usage.running;
-            queue.usage.queued -= old.usage.queued;
-            queue.usage.gpus -= old.usage.gpus;
+        self.swap_usage(old, new);
+    }
+
+    /// Moves a job's use from where it was to where it is, in its queue and its tenant.
+    fn swap_usage(&mut self, old: &Entry, new: &Entry) {
+        if old.usage == new.usage && old.queue == new.queue {
+            return;
+        }
+        if let Some(key) = &old.queue {
+            let held = [self.queues.get_mut(key), self.tenants.get_mut(&key.tenant)];
+            held.into_iter().flatten().for_each(|queue| queue.usage.shrink(old.usage));
         }
         if let Some(key) = &new.queue {
             if !self.queues.contains_key(key) {
                 self.queues.insert(key.clone(), Default::default());
             }
-            if let Some(queue) = self.queues.get_mut(key) {
-                queue.usage.running += new.usage.running;
-                queue.usage.queued += new.usage.queued;
-                queue.usage.gpus += new.usage.gpus;
+            if !self.tenants.contains_key(&key.tenant) {
+                self.tenants.insert(key.tenant.clone(), Default::default());
             }
+            let held = [self.queues.get_mut(key), self.tenants.get_mut(&key.tenant)];
+            held.into_iter().flatten().for_each(|queue| queue.usage.grow(new.usage));
         }
     }
 

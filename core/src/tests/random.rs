@@ -21,6 +21,7 @@ use crate::lease::{Lease, RevokeReason};
 use crate::node::NodeMode;
 use crate::owed::owed;
 use crate::ranges::RangeSet;
+use crate::time::Millis;
 
 struct Run {
     world: World,
@@ -134,7 +135,7 @@ impl Run {
         let some = |run: &mut Run| run.jobs.get(run.random.below(jobs) as usize).copied();
         let Some(job) = some(self) else { return };
         let part = self.random.percent(50).then(|| RangeSet::range(0, self.random.below(10) as u32));
-        let input = match self.random.below(10) {
+        let input = match self.random.below(12) {
             0 | 1 => Input::Cancel { job, elements: part },
             2 => Input::Hold { job },
             3 => Input::Release { job },
@@ -145,13 +146,25 @@ impl Run {
                 queue: self.random.percent(50).then(|| QueueName::new("other").unwrap()),
                 time_limit: None,
             },
-            6 => Input::SetQueue {
+            6 => Input::SetTenant {
+                name: Tenant::default(),
+                running_max: Change::Set(self.random.below(7)),
+                queued_max: Change::Keep,
+                gpus_max: Change::Set(self.random.below(4)),
+            },
+            7 => Input::SetTenant {
+                name: Tenant::default(),
+                running_max: Change::Unlimited,
+                queued_max: Change::Keep,
+                gpus_max: Change::Unlimited,
+            },
+            8 => Input::SetQueue {
                 name: QueueName::default(),
                 running_max: Change::Set(self.random.below(5)),
                 queued_max: Change::Keep,
                 gpus_max: Change::Set(self.random.below(3)),
             },
-            7 | 8 => {
+            9 | 10 => {
                 let Some((_, job)) = self.world.state.notices().next() else { return };
                 let ended_at = self.world.state.job(job).and_then(|job| job.body.ended_at).unwrap_or_default();
                 let again = self.random.percent(80);
@@ -177,7 +190,9 @@ impl Run {
             (3 | 4, Some(_)) => {
                 let modes = [NodeMode::Active, NodeMode::Cordoned, NodeMode::Draining];
                 let mode = modes[self.random.below(3) as usize];
-                self.send(Input::SetNode { name, mode, reason: "test".into() }, true);
+                let evicts = mode == NodeMode::Draining && self.random.percent(60);
+                let evict_after = evicts.then(|| Millis(self.random.below(3) * 20_000));
+                self.send(Input::SetNode { name, mode, reason: "test".into(), evict_after }, true);
             }
             (5, Some(node)) => {
                 let inventory = inventory(number, 1 + self.random.below(4), number % 3);
@@ -260,13 +275,15 @@ impl Run {
             let free = Change::Unlimited;
             self.send(Input::SetQueue { name, running_max: free, queued_max: free, gpus_max: free }, false);
         }
+        let (name, free) = (Tenant::default(), Change::Unlimited);
+        self.send(Input::SetTenant { name, running_max: free, queued_max: free, gpus_max: free }, false);
         for job in self.jobs.clone() {
             self.send(Input::Release { job }, false);
         }
         for number in 1..=4 {
             self.hello(number, false);
             let name = NodeName::new(&format!("n{number}")).unwrap();
-            self.send(Input::SetNode { name, mode: NodeMode::Active, reason: String::new() }, false);
+            self.send(Input::SetNode { name, mode: NodeMode::Active, reason: String::new(), evict_after: None }, false);
         }
         for turn in 0..3_000 {
             let state = &self.world.state;

@@ -93,6 +93,7 @@ impl World {
         Request {
             actor: Actor::new("tester").unwrap(),
             tenant: Tenant::default(),
+            reach: crate::access::Reach::Tenant,
             request_id: RequestId::new("r").unwrap(),
             input,
         }
@@ -131,7 +132,7 @@ impl World {
         panic!("placement does not come to rest");
     }
 
-    fn take(&mut self, step: Step) -> Vec<Effect> {
+    pub(super) fn take(&mut self, step: Step) -> Vec<Effect> {
         for event in step.events {
             self.history.note(&self.state, &event).unwrap();
             apply(&mut self.state, self.now, &event);
@@ -343,6 +344,11 @@ pub(super) fn brief(event: &Event) -> String {
         }
         Event::ReportTaken { node, seq } => format!("report {seq} of n{node}"),
         Event::NodeModeSet { node, mode, .. } => format!("n{node} is {mode:?}"),
+        Event::NodeEvicted { node } => format!("n{node} is evicted"),
+        Event::NodeClearing { node, leases } => {
+            format!("n{node} clears {:?}", leases.iter().map(|lease| lease.0).collect::<Vec<_>>())
+        }
+        Event::LeasePreempted { lease, .. } => format!("preempted L{lease}"),
         Event::NodeSilenced { node } => format!("n{node} is silent"),
         Event::NodeReturned { node, .. } => format!("n{node} is back"),
         Event::NodeForgotten { node, .. } => format!("n{node} is forgotten"),
@@ -359,6 +365,7 @@ pub(super) fn brief(event: &Event) -> String {
         Event::JobForgotten { job } => format!("forgot job {job}"),
         Event::KeysExpired { used_until } => format!("keys until {used_until} expired"),
         Event::QueueSet { queue, limits, .. } => format!("queue {} {limits:?}", queue.name),
+        Event::TenantSet { tenant, limits, .. } => format!("tenant {tenant} {limits:?}"),
         Event::Restored(_) => "restored".into(),
     }
 }

@@ -44,33 +44,17 @@ impl PhaseBook {
                     self.jobs.pop_first();
                 }
             }
-            Event::ChunkLeased { job, first, last, .. } => {
-                if let Some(stamps) = self.of(*job, *first, *last) {
-                    *stamps = Stamps { granted: durable_ns, spawn_us: None, ran_us: None, recorded: 0, ..*stamps };
-                }
-            }
-            Event::GangLeased { job, index, .. } => {
-                if let Some(stamps) = self.of(*job, *index, *index) {
-                    *stamps = Stamps { granted: durable_ns, spawn_us: None, ran_us: None, recorded: 0, ..*stamps };
-                }
-            }
+            Event::ChunkLeased { job, first, last, .. } => self.leased(*job, (*first, *last), durable_ns),
+            Event::GangLeased { job, index, .. } => self.leased(*job, (*index, *index), durable_ns),
             Event::TaskStarted { job, index, rank: 0, spawn_us, .. } => {
                 if let Some(stamps) = self.of(*job, *index, *index) {
                     stamps.spawn_us = Some(*spawn_us);
                 }
             }
             Event::ElementsSucceeded { job, first, last, mean_us, .. } => {
-                if let Some(stamps) = self.of(*job, *first, *last) {
-                    stamps.ran_us = Some(*mean_us);
-                    stamps.recorded = durable_ns;
-                }
+                self.ended(*job, (*first, *last), *mean_us, durable_ns);
             }
-            Event::AttemptEnded { job, index, exit, .. } => {
-                if let Some(stamps) = self.of(*job, *index, *index) {
-                    stamps.ran_us = Some(exit.ran_us);
-                    stamps.recorded = durable_ns;
-                }
-            }
+            Event::AttemptEnded { job, index, exit, .. } => self.ended(*job, (*index, *index), exit.ran_us, durable_ns),
             Event::JobForgotten { job } => {
                 self.jobs.remove(job);
             }
@@ -85,8 +69,11 @@ impl PhaseBook {
             | Event::NodeInventoryChanged { .. }
             | Event::NodeSilenced { .. }
             | Event::NodeModeSet { .. }
+            | Event::NodeEvicted { .. }
+            | Event::NodeClearing { .. }
             | Event::NodeForgotten { .. }
             | Event::QueueSet { .. }
+            | Event::TenantSet { .. }
             | Event::RoundDecided { .. }
             | Event::LeasePrepared { .. }
             | Event::GangStarted { .. }
@@ -95,6 +82,7 @@ impl PhaseBook {
             | Event::GangStopping { .. }
             | Event::ElementsReturned { .. }
             | Event::LeaseTrimmed { .. }
+            | Event::LeasePreempted { .. }
             | Event::LeaseFenced { .. }
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
@@ -103,6 +91,19 @@ impl PhaseBook {
             | Event::NoticeGivenUp { .. }
             | Event::ReportTaken { .. }
             | Event::Restored(_) => {}
+        }
+    }
+
+    fn leased(&mut self, job: JobId, (first, last): (Index, Index), granted: u64) {
+        if let Some(stamps) = self.of(job, first, last) {
+            *stamps = Stamps { granted, spawn_us: None, ran_us: None, recorded: 0, ..*stamps };
+        }
+    }
+
+    fn ended(&mut self, job: JobId, (first, last): (Index, Index), ran_us: u64, recorded: u64) {
+        if let Some(stamps) = self.of(job, first, last) {
+            stamps.ran_us = Some(ran_us);
+            stamps.recorded = recorded;
         }
     }
 

@@ -46,6 +46,23 @@ pub(crate) fn state_word(state: ElementState) -> &'static str {
     }
 }
 
+/// Returns the word people read for a state.
+pub(crate) fn state_name(state: ElementState) -> &'static str {
+    match state {
+        ElementState::Pending => "PENDING",
+        ElementState::Held => "HELD",
+        ElementState::Starting => "STARTING",
+        ElementState::Running => "RUNNING",
+        ElementState::Completing => "COMPLETING",
+        ElementState::Completed => "COMPLETED",
+        ElementState::Failed => "FAILED",
+        ElementState::Cancelled => "CANCELLED",
+        ElementState::Timeout => "TIMEOUT",
+        ElementState::OutOfMemory => "OUT_OF_MEMORY",
+        ElementState::NodeFail => "NODE_FAIL",
+    }
+}
+
 /// Says whether elements in `state` have ended.
 pub(crate) fn is_ended(state: ElementState) -> bool {
     match state {
@@ -145,6 +162,7 @@ pub(crate) fn revoke_reason(reason: RevokeReason) -> Reason {
         RevokeReason::Cancelled => Reason::Cancelled,
         RevokeReason::Fenced => Reason::Fenced,
         RevokeReason::Gang => Reason::Gang,
+        RevokeReason::Preempted => Reason::Preempted,
     }
 }
 
@@ -154,7 +172,8 @@ pub(crate) fn revoke_reason_from(number: i32) -> Result<RevokeReason, Malformed>
         Ok(Reason::Cancelled) => Ok(RevokeReason::Cancelled),
         Ok(Reason::Fenced) => Ok(RevokeReason::Fenced),
         Ok(Reason::Gang) => Ok(RevokeReason::Gang),
-        Ok(Reason::Unspecified | Reason::Preempted) | Err(_) => Err(Malformed("reason")),
+        Ok(Reason::Preempted) => Ok(RevokeReason::Preempted),
+        Ok(Reason::Unspecified) | Err(_) => Err(Malformed("reason")),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gangsaw_core::id::{Index, JobId, Rank};
+use gangsaw_core::id::{Index, JobId, Rank, Tenant};
 use gangsaw_core::job::body::{CancelCause, DeviceCode, Job};
 use gangsaw_core::job::notice::Notice;
 use gangsaw_core::job::record::ElementState;
@@ -33,7 +33,8 @@ pub(crate) struct Now {
 impl Now {
     /// Returns the wall time of a moment in cluster time.
     pub(crate) fn wall(self, at: Time) -> prost_types::Timestamp {
-        timestamp(self.wall_ms.saturating_sub(self.time.since(at).0))
+        let (ago, ahead) = (self.time.since(at).0, at.since(self.time).0);
+        timestamp(self.wall_ms.saturating_sub(ago).saturating_add(ahead))
     }
 }
 
@@ -184,7 +185,7 @@ pub(crate) struct Volatile {
 }
 
 /// Returns a node.
-pub(crate) fn node(state: &State, node: &Node, volatile: &Volatile) -> admin::v1::Node {
+pub(crate) fn node(state: &State, node: &Node, volatile: &Volatile, now: Now) -> admin::v1::Node {
     let body = &node.body;
     admin::v1::Node {
         name: body.name.to_string(),
@@ -200,6 +201,8 @@ pub(crate) fn node(state: &State, node: &Node, volatile: &Volatile) -> admin::v1
         last_heard_at: volatile.heard_wall_ms.map(timestamp),
         leases: u32::try_from(node.leases.len()).unwrap_or(u32::MAX),
         notes: body.inventory.notes.clone(),
+        evicts_at: body.evict_at.map(|at| now.wall(at)),
+        foreign_leases: u32::try_from(body.foreign.len()).unwrap_or(u32::MAX),
     }
 }
 
@@ -226,6 +229,19 @@ fn device(
         holder: holder.map(|by| format!("{}[{}].{}", by.job, by.index, by.rank)).unwrap_or_default(),
         utilisation,
         memory_used_bytes,
+    }
+}
+
+/// Returns a tenant.
+pub(crate) fn tenant(tenant: &Tenant, held: &Queue) -> admin::v1::Tenant {
+    admin::v1::Tenant {
+        name: tenant.to_string(),
+        running_max: held.limits.running_max,
+        queued_max: held.limits.queued_max,
+        gpus_max: held.limits.gpus_max,
+        running: held.usage.running,
+        queued: held.usage.queued,
+        gpus: held.usage.gpus,
     }
 }
 

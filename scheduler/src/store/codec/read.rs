@@ -33,12 +33,21 @@ pub(super) fn event(event: W) -> Result<E, Malformed> {
         W::NodeSilenced(m) => E::NodeSilenced { node: NodeId(m.node_id) },
         W::NodeModeSet(m) => {
             let mode = need(terms::mode_from(m.mode), "mode")?;
-            E::NodeModeSet { by: by_from(m.by)?, node: NodeId(m.node_id), mode, reason: m.reason }
+            let evict_at = m.evict_at_ms.map(Time);
+            E::NodeModeSet { by: by_from(m.by)?, node: NodeId(m.node_id), mode, reason: m.reason, evict_at }
+        }
+        W::NodeEvicted(m) => E::NodeEvicted { node: NodeId(m.node_id) },
+        W::NodeClearing(m) => {
+            E::NodeClearing { node: NodeId(m.node_id), leases: m.leases.into_iter().map(LeaseId).collect() }
         }
         W::NodeForgotten(m) => E::NodeForgotten { by: by_from(m.by)?, node: NodeId(m.node_id) },
         W::QueueSet(m) => {
             let queue = part::queue_key(&m.tenant, &m.queue)?;
             E::QueueSet { by: by_from(m.by)?, queue, limits: part::limits_from(m.limits) }
+        }
+        W::TenantSet(m) => {
+            let tenant = part::tenant(&m.tenant)?;
+            E::TenantSet { by: by_from(m.by)?, tenant, limits: part::limits_from(m.limits) }
         }
         W::RoundDecided(m) => E::RoundDecided {
             round: m.round,
@@ -75,7 +84,8 @@ fn ending(event: W) -> Result<E, Malformed> {
         }
         W::GangStopping(m) => {
             let outcome = part::outcome_from(m.outcome)?;
-            E::GangStopping { job: JobId(m.job_id), index: m.index, outcome, exit: part::exit_from(m.exit)? }
+            let late = m.late_node_ids.into_iter().map(NodeId).collect();
+            E::GangStopping { job: JobId(m.job_id), index: m.index, outcome, exit: part::exit_from(m.exit)?, late }
         }
         W::AttemptEnded(m) => return attempt_ended(m),
         W::ElementsReturned(m) => {
@@ -83,6 +93,7 @@ fn ending(event: W) -> Result<E, Malformed> {
             E::ElementsReturned { lease, job, first: m.first, last: m.last }
         }
         W::LeaseTrimmed(m) => E::LeaseTrimmed { lease: LeaseId(m.lease_id), job: JobId(m.job_id) },
+        W::LeasePreempted(m) => E::LeasePreempted { lease: LeaseId(m.lease_id), job: JobId(m.job_id) },
         W::LeaseFenced(m) => E::LeaseFenced { lease: LeaseId(m.lease_id), job: JobId(m.job_id) },
         W::FenceConfirmed(m) => {
             let (lease, job) = (LeaseId(m.lease_id), JobId(m.job_id));
@@ -108,6 +119,9 @@ fn restored(event: W) -> Result<Restored, Malformed> {
     Ok(match event {
         W::RestoredQueue(m) => {
             Restored::Queue { queue: part::queue_key(&m.tenant, &m.queue)?, limits: part::limits_from(m.limits) }
+        }
+        W::RestoredTenant(m) => {
+            Restored::Tenant { tenant: part::tenant(&m.tenant)?, limits: part::limits_from(m.limits) }
         }
         W::RestoredNode(m) => Restored::Node(Box::new(lease::node_from(m)?)),
         W::RestoredJob(m) => Restored::Job(Box::new(body::job_from(m)?)),

@@ -396,7 +396,8 @@ impl Maker {
     }
 
     fn held_lease(&mut self) -> Lease {
-        let reason = self.pick(&[RevokeReason::Cancelled, RevokeReason::Fenced, RevokeReason::Gang]);
+        let reason =
+            self.pick(&[RevokeReason::Cancelled, RevokeReason::Fenced, RevokeReason::Gang, RevokeReason::Preempted]);
         Lease {
             id: self.lease(),
             job: self.job(),
@@ -424,6 +425,7 @@ impl Maker {
                 .into_iter()
                 .collect(),
             revoke: self.maybe(|m| Revoking { reason, elements: m.elements() }),
+            preempted: self.flag(),
             trimmed: self.flag(),
             fenced: self.flag(),
         }
@@ -441,12 +443,15 @@ impl Maker {
             mode_reason: self.text(),
             silent_since: self.maybe(Maker::time),
             acked_report: self.number(),
+            models: self.many(Maker::text).into_iter().collect(),
+            evict_at: self.maybe(Maker::time),
+            foreign: self.many(Maker::lease).into_iter().collect(),
         }
     }
 }
 
 /// Variants there are, those of snapshots among them.
-const VARIANTS: usize = 41;
+const VARIANTS: usize = 46;
 
 /// Returns a variant's number: a new one does not build until it is made below.
 fn variant(event: &Event) -> usize {
@@ -489,9 +494,14 @@ fn variant(event: &Event) -> usize {
         Event::Restored(Restored::Lease(_)) => 35,
         Event::Restored(Restored::Key { .. }) => 36,
         Event::Restored(Restored::Counters { .. }) => 37,
-        Event::NoticeSent { .. } => 38,
-        Event::NoticeFailed { .. } => 39,
-        Event::NoticeGivenUp { .. } => 40,
+        Event::TenantSet { .. } => 38,
+        Event::NodeEvicted { .. } => 40,
+        Event::NodeClearing { .. } => 41,
+        Event::LeasePreempted { .. } => 42,
+        Event::Restored(Restored::Tenant { .. }) => 39,
+        Event::NoticeSent { .. } => 43,
+        Event::NoticeFailed { .. } => 44,
+        Event::NoticeGivenUp { .. } => 45,
     }
 }
 
@@ -529,7 +539,10 @@ fn event(number: usize, m: &mut Maker) -> Event {
         9 => Event::NodeReturned { node: m.node(), boot_id: m.text(), agent_version: m.text() },
         10 => Event::NodeInventoryChanged { node: m.node(), inventory: m.inventory() },
         11 => Event::NodeSilenced { node: m.node() },
-        12 => Event::NodeModeSet { by: m.by(), node: m.node(), mode: m.mode(), reason: m.text() },
+        12 => {
+            let evict_at = m.maybe(Maker::time);
+            Event::NodeModeSet { by: m.by(), node: m.node(), mode: m.mode(), reason: m.text(), evict_at }
+        }
         13 => Event::NodeForgotten { by: m.by(), node: m.node() },
         14 => Event::QueueSet { by: m.by(), queue: m.queue_key(), limits: m.limits() },
         15 => Event::RoundDecided {
@@ -581,7 +594,13 @@ fn event(number: usize, m: &mut Maker) -> Event {
             mean_us: m.number(),
         },
         22 => Event::RankEnded { lease: m.lease(), job: m.job(), rank: m.small(), exit: m.exit() },
-        23 => Event::GangStopping { job: m.job(), index: m.small(), outcome: m.outcome(), exit: m.exit() },
+        23 => Event::GangStopping {
+            job: m.job(),
+            index: m.small(),
+            outcome: m.outcome(),
+            exit: m.exit(),
+            late: m.many(Maker::node),
+        },
         24 => Event::AttemptEnded {
             lease: m.lease(),
             job: m.job(),
@@ -621,9 +640,14 @@ fn event(number: usize, m: &mut Maker) -> Event {
             node: m.small(),
             round: m.number(),
         }),
-        38 => Event::NoticeSent { job: m.job(), tries: m.small() },
-        39 => Event::NoticeFailed { job: m.job(), tries: m.small(), not_before: m.time(), why: m.text() },
-        40 => Event::NoticeGivenUp { job: m.job(), tries: m.small(), why: m.text() },
+        38 => Event::TenantSet { by: m.by(), tenant: m.tenant(), limits: m.limits() },
+        39 => Event::Restored(Restored::Tenant { tenant: m.tenant(), limits: m.limits() }),
+        40 => Event::NodeEvicted { node: m.node() },
+        41 => Event::NodeClearing { node: m.node(), leases: m.many(Maker::lease).into_iter().collect() },
+        42 => Event::LeasePreempted { lease: m.lease(), job: m.job() },
+        43 => Event::NoticeSent { job: m.job(), tries: m.small() },
+        44 => Event::NoticeFailed { job: m.job(), tries: m.small(), not_before: m.time(), why: m.text() },
+        45 => Event::NoticeGivenUp { job: m.job(), tries: m.small(), why: m.text() },
         _ => unreachable!("there are {VARIANTS} variants"),
     }
 }

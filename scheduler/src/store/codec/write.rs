@@ -1,5 +1,7 @@
 //! From an event to its message: one line a variant, one function a message.
 
+use std::collections::BTreeSet;
+
 use gangsaw_core::event::{By, Event as E, GangPart, NewJob, Restored};
 use gangsaw_core::id::{IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Tenant};
 use gangsaw_core::job::body::{After, CancelCause};
@@ -9,7 +11,7 @@ use gangsaw_core::node::NodeMode;
 use gangsaw_core::queue::{Limits, QueueKey};
 use gangsaw_core::ranges::RangeSet;
 use gangsaw_core::resources::Inventory;
-use gangsaw_core::time::Millis;
+use gangsaw_core::time::{Millis, Time};
 use gangsaw_proto::log::v1 as log;
 use gangsaw_proto::log::v1::record::Event as W;
 
@@ -42,9 +44,12 @@ pub(super) fn event(event: &E) -> W {
         E::NodeReturned { node, boot_id, agent_version } => node_returned(*node, boot_id, agent_version),
         E::NodeInventoryChanged { node, inventory } => inventory_changed(*node, inventory),
         E::NodeSilenced { node } => W::NodeSilenced(log::NodeSilenced { node_id: node.0 }),
-        E::NodeModeSet { by, node, mode, reason } => mode_set(by, *node, *mode, reason),
+        E::NodeModeSet { by, node, mode, reason, evict_at } => mode_set(by, *node, *mode, reason, *evict_at),
+        E::NodeEvicted { node } => W::NodeEvicted(log::NodeEvicted { node_id: node.0 }),
+        E::NodeClearing { node, leases } => clearing(*node, leases),
         E::NodeForgotten { by: who, node } => W::NodeForgotten(log::NodeForgotten { by: by(who), node_id: node.0 }),
         E::QueueSet { by, queue, limits } => queue_set(by, queue, *limits),
+        E::TenantSet { by, tenant, limits } => tenant_set(by, tenant, *limits),
         &E::RoundDecided { round, now, policy_version, decision_hash, decisions, more } => {
             let now_ms = now.0;
             W::RoundDecided(log::RoundDecided { round, now_ms, policy_version, decision_hash, decisions, more })
@@ -71,7 +76,7 @@ pub(super) fn event(event: &E) -> W {
             W::ElementsSucceeded(log::ElementsSucceeded { lease_id: lease.0, job_id: job.0, first, last, mean_us })
         }
         E::RankEnded { lease, job, rank, exit } => rank_ended(*lease, *job, *rank, exit),
-        E::GangStopping { job, index, outcome, exit } => gang_stopping(*job, *index, *outcome, exit),
+        E::GangStopping { job, index, outcome, exit, late } => gang_stopping(*job, *index, *outcome, exit, late),
         &E::AttemptEnded { lease, job, index, attempt, outcome, ref exit, next } => {
             let (lease_id, job_id, exit, next) = (lease.0, job.0, Some(part::exit(exit)), part::next(next));
             let outcome = terms::outcome(outcome).into();
@@ -81,6 +86,7 @@ pub(super) fn event(event: &E) -> W {
             W::ElementsReturned(log::ElementsReturned { lease_id: lease.0, job_id: job.0, first, last })
         }
         E::LeaseTrimmed { lease, job } => W::LeaseTrimmed(log::LeaseTrimmed { lease_id: lease.0, job_id: job.0 }),
+        E::LeasePreempted { lease, job } => W::LeasePreempted(log::LeasePreempted { lease_id: lease.0, job_id: job.0 }),
         E::LeaseFenced { lease, job } => W::LeaseFenced(log::LeaseFenced { lease_id: lease.0, job_id: job.0 }),
         &E::FenceConfirmed { lease, job, first, last, rank } => {
             W::FenceConfirmed(log::FenceConfirmed { lease_id: lease.0, job_id: job.0, first, last, rank })
@@ -138,14 +144,23 @@ fn inventory_changed(node: NodeId, inventory: &Inventory) -> W {
     W::NodeInventoryChanged(log::NodeInventoryChanged { node_id: node.0, inventory })
 }
 
-fn mode_set(who: &By, node: NodeId, mode: NodeMode, reason: &str) -> W {
+fn clearing(node: NodeId, leases: &BTreeSet<LeaseId>) -> W {
+    W::NodeClearing(log::NodeClearing { node_id: node.0, leases: leases.iter().map(|lease| lease.0).collect() })
+}
+
+fn mode_set(who: &By, node: NodeId, mode: NodeMode, reason: &str, evict_at: Option<Time>) -> W {
     let (by, mode, reason) = (by(who), terms::mode(mode).into(), reason.to_owned());
-    W::NodeModeSet(log::NodeModeSet { by, node_id: node.0, mode, reason })
+    let evict_at_ms = evict_at.map(|at| at.0);
+    W::NodeModeSet(log::NodeModeSet { by, node_id: node.0, mode, reason, evict_at_ms })
 }
 
 fn queue_set(who: &By, queue: &QueueKey, limits: Limits) -> W {
     let (tenant, queue) = (queue.tenant.to_string(), queue.name.to_string());
     W::QueueSet(log::QueueSet { by: by(who), tenant, queue, limits: part::limits(limits) })
+}
+
+fn tenant_set(who: &By, tenant: &Tenant, limits: Limits) -> W {
+    W::TenantSet(log::TenantSet { by: by(who), tenant: tenant.to_string(), limits: part::limits(limits) })
 }
 
 fn gang_part(gang: &GangPart) -> log::GangPart {
@@ -165,9 +180,10 @@ fn rank_ended(lease: LeaseId, job: JobId, rank: u32, exit: &Exit) -> W {
     W::RankEnded(log::RankEnded { lease_id: lease.0, job_id: job.0, rank, exit: Some(part::exit(exit)) })
 }
 
-fn gang_stopping(job: JobId, index: Index, outcome: Outcome, exit: &Exit) -> W {
+fn gang_stopping(job: JobId, index: Index, outcome: Outcome, exit: &Exit, late: &[NodeId]) -> W {
     let (outcome, exit) = (terms::outcome(outcome).into(), Some(part::exit(exit)));
-    W::GangStopping(log::GangStopping { job_id: job.0, index, outcome, exit })
+    let late_node_ids = late.iter().map(|node| node.0).collect();
+    W::GangStopping(log::GangStopping { job_id: job.0, index, outcome, exit, late_node_ids })
 }
 
 fn restored(part: &Restored) -> W {
@@ -175,6 +191,9 @@ fn restored(part: &Restored) -> W {
         Restored::Queue { queue, limits } => {
             let (tenant, queue) = (queue.tenant.to_string(), queue.name.to_string());
             W::RestoredQueue(log::RestoredQueue { tenant, queue, limits: part::limits(*limits) })
+        }
+        Restored::Tenant { tenant, limits } => {
+            W::RestoredTenant(log::RestoredTenant { tenant: tenant.to_string(), limits: part::limits(*limits) })
         }
         Restored::Node(node) => W::RestoredNode(leases::node(node)),
         Restored::Job(job) => W::RestoredJob(body::job(job)),
