@@ -23,7 +23,7 @@ use crate::http::{self, Served};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::notify;
-use crate::rpc::auth::Gate;
+use crate::rpc::auth::{Gate, LogRate};
 use crate::rpc::caller::Person;
 use crate::store::SqliteStore;
 use crate::tls::ServerTls;
@@ -60,7 +60,12 @@ pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), Se
     let served = Served {
         engine: engine.clone(),
         logs,
-        gate: Arc::new(Gate { folder: (token.clone(), owner), metrics: Arc::clone(&metrics) }),
+        gate: Arc::new(Gate {
+            folder: (token.clone(), owner),
+            engine: engine.clone(),
+            metrics: Arc::clone(&metrics),
+            said: LogRate::default(),
+        }),
         metrics,
         stop: stop.clone(),
         readers: readers.clone(),

@@ -192,6 +192,7 @@ impl Desk {
             | Event::NoticeFailed { .. }
             | Event::NoticeGivenUp { .. }
             | Event::ReportTaken { .. }
+            | Event::Token(_)
             | Event::Restored(_) => {}
         }
     }

@@ -90,6 +90,7 @@ impl PhaseBook {
             | Event::NoticeFailed { .. }
             | Event::NoticeGivenUp { .. }
             | Event::ReportTaken { .. }
+            | Event::Token(_)
             | Event::Restored(_) => {}
         }
     }

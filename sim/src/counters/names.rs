@@ -39,12 +39,14 @@ pub(super) const EVENTS: &[&str] = &[
     "NoticeFailed",
     "NoticeGivenUp",
     "ReportTaken",
+    "Token",
     "Restored",
 ];
 pub(super) const OUTCOMES: &[&str] = &["Ok", "Failed", "Oom", "Timeout", "Preempted", "Infra", "Cancelled", "Fenced"];
-pub(super) const RESTORED: &[&str] = &["Queue", "Tenant", "Node", "Job", "Gang", "Lease", "Key", "Counters"];
+pub(super) const RESTORED: &[&str] = &["Queue", "Tenant", "Node", "Job", "Gang", "Lease", "Key", "Tokens", "Counters"];
 pub(super) const EFFECTS: &[&str] = &["Reply", "Grant", "Start", "Revoke", "Trim", "AckReport"];
-pub(super) const REPLIES: &[&str] = &["Submitted", "Faults", "Refused", "Cancelled", "Retried", "Done", "Welcome"];
+pub(super) const REPLIES: &[&str] =
+    &["Submitted", "Faults", "Refused", "Cancelled", "Retried", "TokenCreated", "Done", "Welcome"];
 pub(super) const INPUTS: &[&str] = &[
     "Submit",
     "Cancel",
@@ -59,6 +61,8 @@ pub(super) const INPUTS: &[&str] = &[
     "SetNode",
     "ForgetNode",
     "SetQueue",
+    "CreateToken",
+    "RevokeToken",
     "SetTenant",
     "Notice",
     "Tick",
