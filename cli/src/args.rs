@@ -2,8 +2,8 @@
 
 use crate::output::Format;
 use crate::verbs::{
-    agent, change, clean, logs, nodes, own, progress, ps, queue, quickstart, scheduler, show, store, submit, train, up,
-    wait,
+    agent, change, clean, logs, nodes, own, progress, ps, queue, quickstart, scheduler, show, store, submit, token,
+    train, up, wait,
 };
 
 /// Schedules machine-learning jobs on machines with and without GPUs
@@ -66,8 +66,7 @@ pub(crate) enum Verb {
     Backup(store::Backup),
     Restore(store::Restore),
     Train(train::Args),
-    /// Print this scheduler's token, for other clients
-    Token,
+    Token(token::Args),
     Config(own::ConfigArgs),
     /// Print a shell's completion script
     Completions(own::Completions),

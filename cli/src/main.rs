@@ -28,7 +28,7 @@ use args::{Cli, Verb};
 use fail::{BAD_INPUT, Failure};
 use session::Session;
 use verbs::{
-    agent, change, clean, logs, nodes, own, progress, ps, queue, quickstart, run, scheduler, show, store, submit,
+    agent, change, clean, logs, nodes, own, progress, ps, queue, quickstart, run, scheduler, show, store, submit, token,
     train, up, wait,
 };
 
@@ -119,7 +119,7 @@ async fn verb(session: &Session, verb: &Verb) -> Result<u8, Failure> {
         Verb::Backup(args) => store::backup(session.format, args),
         Verb::Restore(args) => store::restore(session.format, args),
         Verb::Train(args) => train::run(session.format, args),
-        Verb::Token => own::print_token(session),
+        Verb::Token(args) => token::run(session, args).await,
         Verb::Config(args) => own::config(session, args).await,
         Verb::Completions(args) => own::completions(args, Cli::command()),
     }

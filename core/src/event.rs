@@ -4,13 +4,14 @@
 
 mod parts;
 
-pub use parts::{By, GangPart, NewJob, Raised, Restored};
+pub use parts::{By, GangPart, NewJob, Raised, Restored, TokenEvent};
 
 use std::collections::BTreeSet;
 
 use crate::id::{Attempt, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, Tenant};
 use crate::job::body::{After, CancelCause, DeviceChoice};
 use crate::job::record::{Exit, Next, Outcome};
+use crate::join::JoinEvent;
 use crate::lease::{Master, RankHold};
 use crate::node::NodeMode;
 use crate::queue::{Limits, QueueKey};
@@ -405,6 +406,10 @@ pub enum Event {
     },
     /// A backup was restored: what happened since it was made is not known. See [`crate::restore`].
     ClusterRestored(Raised),
+    /// Somebody was let in, or may be.
+    Join(JoinEvent),
+    /// An API token came or went.
+    Token(TokenEvent),
     /// A part of a snapshot.
     Restored(Restored),
 }

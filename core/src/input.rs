@@ -1,13 +1,17 @@
 //! Inputs: everything that comes from outside, as data. `decide` says what each means.
 
 use crate::access::Reach;
-use crate::id::{Actor, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, RequestId, Tenant};
+use crate::id::{
+    Actor, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, RequestId, Tenant, TokenId,
+};
 use crate::job::record::Exit;
 use crate::job::spec::JobSpec;
+use crate::join::JoinInput;
 use crate::node::NodeMode;
 use crate::ranges::RangeSet;
 use crate::resources::Inventory;
 use crate::time::Millis;
+use crate::token::TokenDraft;
 
 /// One input and who sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +119,13 @@ pub enum Input {
         /// GPUs that may be held.
         gpus_max: Change,
     },
+    /// Make an API token for the request's tenant.
+    CreateToken(TokenDraft),
+    /// End an API token.
+    RevokeToken {
+        /// Which.
+        token: TokenId,
+    },
     /// Change the limits of a tenant across all of its queues.
     SetTenant {
         /// Which.
@@ -126,6 +137,8 @@ pub enum Input {
         /// GPUs that may be held.
         gpus_max: Change,
     },
+    /// About who is let in.
+    Join(JoinInput),
     /// Time passed: gang deadlines, lost nodes, old keys and old jobs.
     Tick,
 }

@@ -21,7 +21,7 @@ use crate::engine::{Engine, Parts};
 use crate::http::{self, Served};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
-use crate::rpc::auth::Gate;
+use crate::rpc::auth::{Gate, LogRate};
 use crate::rpc::caller::Person;
 use crate::store::SqliteStore;
 use crate::tls::ServerTls;
@@ -36,7 +36,7 @@ const CLOSING_WAIT: Duration = Duration::from_secs(2);
 /// Why the scheduler did not start, or ended by itself; [`ServeError::exit_code`] says how the process should end.
 pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), ServeError> {
     let folder = config.state_dir.join("scheduler");
-    let tls = ServerTls::open(&folder, config.listen.ip())?.map(Arc::new);
+    let tls = ServerTls::open(&folder, config.listen.ip(), config.node_certificate_life)?.map(Arc::new);
     if tls.is_none() && !config.listen.ip().is_loopback() {
         return Err(ServeError::InsecureBind(config.listen));
     }
@@ -56,11 +56,17 @@ pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), Se
     let served = Served {
         engine: engine.clone(),
         logs,
-        gate: Arc::new(Gate { folder: (token.clone(), owner), metrics: Arc::clone(&metrics) }),
+        gate: Arc::new(Gate {
+            folder: (token.clone(), owner),
+            engine: engine.clone(),
+            metrics: Arc::clone(&metrics),
+            said: LogRate::default(),
+        }),
         metrics,
         stop: stop.clone(),
         readers: readers.clone(),
         started_wall_ms: wall_ms(),
+        tls: tls.clone(),
     };
     announce(&mut config, &folder, address, &token, tls.as_deref())?;
     if let Some(tls) = &tls {

@@ -17,6 +17,7 @@ use gangsaw_core::id::{Attempt, DeviceId, IdempotencyKey, Index, JobId, LeaseId,
 use gangsaw_core::lease::RankHold;
 use gangsaw_core::queue::{Limits, QueueKey};
 use gangsaw_core::time::Time;
+use leases::held;
 
 use crate::truth::Truth;
 
@@ -166,10 +167,7 @@ impl History {
             Event::ElementsReturned { lease, job, first, last } => {
                 (*first..=*last).try_for_each(|index| self.returned(*lease, *job, index))
             }
-            Event::LeaseFenced { lease, .. } => {
-                self.leases.entry(*lease).and_modify(|track| track.fenced = true);
-                Ok(())
-            }
+            Event::LeaseFenced { lease, .. } => self.fence(*lease),
             Event::FenceConfirmed { lease, first, last, rank, .. } => {
                 self.fence_confirmed(*lease, *first, *last, *rank)
             }
@@ -191,6 +189,7 @@ impl History {
             | Event::NodeExcluded { .. }
             | Event::ReportTaken { .. }
             | Event::ClusterRestored { .. }
+            | Event::Token(_)
             | Event::Restored(_) => Ok(()),
         }
     }
@@ -325,8 +324,4 @@ impl History {
         self.waiting = self.waiting.saturating_sub(1);
         held(open, || format!("{job}[{index}] ended twice"))
     }
-}
-
-fn held(holds: bool, what: impl FnOnce() -> String) -> Check {
-    if holds { Ok(()) } else { Err(what()) }
 }

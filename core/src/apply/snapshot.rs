@@ -3,6 +3,7 @@
 use crate::event::{Event, Raised, Restored};
 use crate::state::{Counters, State, UsedKey};
 use crate::time::Time;
+use crate::token::Tokens;
 
 /// Returns compacted events whose fold from [`State::new`], at the state's own time, is `state`.
 pub fn snapshot_events(state: &State) -> Vec<Event> {
@@ -20,6 +21,8 @@ pub fn snapshot_events(state: &State) -> Vec<Event> {
         digest: used.digest,
         jobs: used.jobs.clone(),
     });
+    let joins = state.joins.parts().into_iter().map(|part| Restored::Join(Box::new(part)));
+    let tokens = (state.tokens != Tokens::default()).then(|| Restored::Tokens(Box::new(state.tokens.clone())));
     let Counters { job, lease, node, round, attempt_base, epoch } = state.counters;
     let counters = std::iter::once(Restored::Counters { job, lease, node, round, attempt_base, epoch });
     queues
@@ -29,6 +32,8 @@ pub fn snapshot_events(state: &State) -> Vec<Event> {
         .chain(gangs)
         .chain(leases)
         .chain(keys)
+        .chain(joins)
+        .chain(tokens)
         .chain(counters)
         .map(Event::Restored)
         .collect()
@@ -79,6 +84,8 @@ impl State {
                 let used = UsedKey { used_at: *used_at, digest: *digest, jobs: jobs.clone() };
                 self.insert_key(tenant, key, used);
             }
+            Restored::Join(part) => self.joins.restore(part),
+            Restored::Tokens(tokens) => self.tokens = (**tokens).clone(),
             &Restored::Counters { job, lease, node, round, attempt_base, epoch } => {
                 self.counters = Counters { job, lease, node, round, attempt_base, epoch };
             }

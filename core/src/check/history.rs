@@ -91,6 +91,7 @@ impl History {
             | Event::NodeForgotten { .. }
             | Event::QueueSet { .. }
             | Event::TenantSet { .. }
+            | Event::Join(_)
             | Event::GangStarted { .. }
             | Event::GangStopping { .. }
             | Event::LeaseTrimmed { .. }
@@ -98,6 +99,7 @@ impl History {
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
             | Event::ClusterRestored { .. }
+            | Event::Token(_)
             | Event::Restored(_) => Ok(()),
         }
     }

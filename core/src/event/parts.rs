@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use crate::event::Event;
-use crate::id::{Actor, Attempt, IdempotencyKey, JobId, LeaseId, NodeId, RequestId, Tenant};
+use crate::id::{Actor, Attempt, IdempotencyKey, JobId, LeaseId, NodeId, RequestId, Tenant, TokenId};
 use crate::job::body::{After, JobBody};
 use crate::job::spec::JobSpec;
+use crate::join::JoinRestored;
 use crate::lease::{Gang, Lease, RankHold};
 use crate::node::NodeBody;
 use crate::queue::{Limits, QueueKey};
 use crate::time::Time;
+use crate::token::{ApiToken, Tokens};
 
 /// Who asked for a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +62,8 @@ impl Event {
             | Event::TenantSet { .. }
             | Event::RoundDecided { .. }
             | Event::ReportTaken { .. }
+            | Event::Join(_)
+            | Event::Token(_)
             | Event::Restored(_) => Vec::new(),
         }
     }
@@ -104,6 +108,30 @@ pub struct GangPart {
     pub ranks: Vec<RankHold>,
 }
 
+/// An API token came or went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenEvent {
+    /// It was made.
+    Created {
+        /// Who asked.
+        by: By,
+        /// The token, without its secret.
+        token: Box<ApiToken>,
+    },
+    /// It admits nobody any more.
+    Revoked {
+        /// Who asked.
+        by: By,
+        /// Which.
+        token: TokenId,
+    },
+    /// Those that expire up to a time are gone.
+    Expired {
+        /// At or before.
+        until: Time,
+    },
+}
+
 /// A part of a snapshot: durable structures as they are, counters last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Restored {
@@ -142,6 +170,10 @@ pub enum Restored {
         /// The jobs it made.
         jobs: Vec<JobId>,
     },
+    /// Who may join, and who has.
+    Join(Box<JoinRestored>),
+    /// Every API token, and the next one's number.
+    Tokens(Box<Tokens>),
     /// What the next ids are.
     Counters {
         /// Next job.

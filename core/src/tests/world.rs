@@ -361,6 +361,8 @@ pub(super) fn brief(event: &Event) -> String {
         Event::KeysExpired { used_until } => format!("keys until {used_until} expired"),
         Event::QueueSet { queue, limits, .. } => format!("queue {} {limits:?}", queue.name),
         Event::ClusterRestored(raised) => format!("cluster restored {}", raised.epoch),
+        Event::Join(join) => format!("join {join:?}"),
+        Event::Token(change) => format!("{change:?}"),
         Event::TenantSet { tenant, limits, .. } => format!("tenant {tenant} {limits:?}"),
         Event::Restored(_) => "restored".into(),
     }

@@ -74,6 +74,7 @@ impl PhaseBook {
             | Event::NodeForgotten { .. }
             | Event::QueueSet { .. }
             | Event::TenantSet { .. }
+            | Event::Join(_)
             | Event::RoundDecided { .. }
             | Event::LeasePrepared { .. }
             | Event::GangStarted { .. }
@@ -88,6 +89,7 @@ impl PhaseBook {
             | Event::NodeExcluded { .. }
             | Event::ReportTaken { .. }
             | Event::ClusterRestored { .. }
+            | Event::Token(_)
             | Event::Restored(_) => {}
         }
     }

@@ -231,6 +231,7 @@ impl Projection {
             Event::KeysExpired { .. }
             | Event::QueueSet { .. }
             | Event::TenantSet { .. }
+            | Event::Join(_)
             | Event::RoundDecided { .. }
             | Event::LeasePrepared { .. }
             | Event::GangStarted { .. }
@@ -239,6 +240,7 @@ impl Projection {
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
             | Event::ReportTaken { .. }
+            | Event::Token(_)
             | Event::Restored(_) => {}
         }
     }
@@ -339,6 +341,7 @@ fn lease(event: &Event) -> Option<LeaseId> {
         | Event::NodeForgotten { .. }
         | Event::QueueSet { .. }
         | Event::TenantSet { .. }
+        | Event::Join(_)
         | Event::RoundDecided { .. }
         | Event::ChunkLeased { .. }
         | Event::GangLeased { .. }
@@ -349,6 +352,7 @@ fn lease(event: &Event) -> Option<LeaseId> {
         | Event::NodeExcluded { .. }
         | Event::ReportTaken { .. }
         | Event::ClusterRestored { .. }
+        | Event::Token(_)
         | Event::Restored(_) => None,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use gangsaw_core::event::{By, Event as E, GangPart, NewJob, Raised, Restored};
+use gangsaw_core::event::{By, Event as E, GangPart, NewJob, Raised, Restored, TokenEvent};
 use gangsaw_core::id::{IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Tenant};
 use gangsaw_core::job::body::{After, CancelCause};
 use gangsaw_core::job::record::{Exit, Outcome};
@@ -16,7 +16,7 @@ use gangsaw_proto::log::v1 as log;
 use gangsaw_proto::log::v1::record::Event as W;
 
 use super::part::{self, by, pairs};
-use super::{body, lease as leases};
+use super::{body, join, lease as leases};
 use crate::wire::{node as nodes, terms};
 
 /// Returns the message of `event`.
@@ -86,6 +86,8 @@ pub(super) fn event(event: &E) -> W {
         E::NodeExcluded { job, node, until, reason } => W::NodeExcluded(body::excluded(job.0, *node, *until, reason)),
         E::ReportTaken { node, seq } => W::ReportTaken(log::ReportTaken { node_id: node.0, report: *seq }),
         E::ClusterRestored(to) => raised(to),
+        E::Join(event) => join::event(event),
+        E::Token(change) => token_event(change),
         E::Restored(part) => restored(part),
     }
 }
@@ -152,6 +154,16 @@ fn queue_set(who: &By, queue: &QueueKey, limits: Limits) -> W {
     W::QueueSet(log::QueueSet { by: by(who), tenant, queue, limits: part::limits(limits) })
 }
 
+fn token_event(change: &TokenEvent) -> W {
+    match change {
+        TokenEvent::Created { by: who, token } => {
+            W::TokenCreated(log::TokenCreated { by: by(who), token: Some(part::token(token)) })
+        }
+        TokenEvent::Revoked { by: who, token } => W::TokenRevoked(log::TokenRevoked { by: by(who), token_id: token.0 }),
+        TokenEvent::Expired { until } => W::TokensExpired(log::TokensExpired { until_ms: until.0 }),
+    }
+}
+
 fn tenant_set(who: &By, tenant: &Tenant, limits: Limits) -> W {
     W::TenantSet(log::TenantSet { by: by(who), tenant: tenant.to_string(), limits: part::limits(limits) })
 }
@@ -193,6 +205,7 @@ fn restored(part: &Restored) -> W {
         Restored::Tenant { tenant, limits } => {
             W::RestoredTenant(log::RestoredTenant { tenant: tenant.to_string(), limits: part::limits(*limits) })
         }
+        Restored::Join(part) => join::restored(part),
         Restored::Node(node) => W::RestoredNode(leases::node(node)),
         Restored::Job(job) => W::RestoredJob(body::job(job)),
         Restored::Gang(gang) => W::RestoredGang(leases::gang(gang)),
@@ -203,6 +216,10 @@ fn restored(part: &Restored) -> W {
             used_at_ms: used_at.0,
             digest: *digest,
             jobs: jobs.iter().map(|job| job.0).collect(),
+        }),
+        Restored::Tokens(tokens) => W::RestoredTokens(log::RestoredTokens {
+            next: tokens.next().0,
+            tokens: tokens.iter().map(part::token).collect(),
         }),
         &Restored::Counters { job, lease, node, round, attempt_base, epoch } => {
             W::RestoredCounters(log::RestoredCounters { job, lease, node, round, attempt_base, epoch })
