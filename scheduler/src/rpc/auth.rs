@@ -103,13 +103,14 @@ impl Gate {
         allowed.map(|caller| Some((caller, ended))).map_err(|refusal| Denial::new(refusal, &name))
     }
 
-    fn denied(&self, path: &str, denial: &Denial) {
+    fn denied(&self, request: &Request, denial: &Denial) {
         let (who, reason) = (denial.who.as_str(), denial.refusal.label());
         self.metrics.denied.get_or_create(&[("reason", reason)]).inc();
         if self.said.allows(boot_ns() / 1_000_000_000) {
             // A path is the caller's own text: at most so much of it.
-            let path: String = path.chars().take(PATH_CHARS_LOGGED).collect();
-            tracing::warn!(path, who, reason, "a call was denied");
+            let path: String = request.uri().path().chars().take(PATH_CHARS_LOGGED).collect();
+            let peer = request.extensions().get::<Peer>().map(|peer| tracing::field::display(peer.address));
+            tracing::warn!(peer, path, who, reason, "a call was denied");
         }
     }
 }
@@ -137,12 +138,15 @@ pub(crate) async fn admit(State(gate): State<Arc<Gate>>, mut request: Request, n
             // Whatever a connection brought, only the door says who calls.
             request.extensions_mut().remove::<Caller>();
             let Some((caller, ended)) = found else { return next.run(request).await };
+            if let Some(peer) = request.extensions().get::<Peer>() {
+                peer.ticket.proved();
+            }
             request.extensions_mut().insert(caller);
             let response = next.run(request).await;
             if let Some(ended) = ended { cut(response, ended) } else { response }
         }
         Err(denial) => {
-            gate.denied(request.uri().path(), &denial);
+            gate.denied(&request, &denial);
             refuse(request.headers(), denial.refusal)
         }
     }
