@@ -14,6 +14,7 @@ pub(crate) mod quickstart;
 pub(crate) mod run;
 pub(crate) mod scheduler;
 pub(crate) mod show;
+pub(crate) mod store;
 pub(crate) mod submit;
 pub(crate) mod token;
 pub(crate) mod train;

@@ -71,6 +71,7 @@ pub fn apply(state: &mut State, at: Time, event: &Event) {
         Event::Token(TokenEvent::Created { token, .. }) => state.tokens.insert((**token).clone()),
         Event::Token(TokenEvent::Revoked { token, .. }) => state.tokens.remove(*token),
         Event::Token(TokenEvent::Expired { until }) => state.tokens.expire(*until),
+        Event::ClusterRestored(raised) => state.cluster_restored(at, raised),
         Event::Restored(restored) => state.restored(restored),
     }
 }

@@ -1,11 +1,10 @@
 //! Events: what became true. The only thing that changes the state, and the whole of the log.
 //!
-//! Each carries what `apply` needs, so that folding asks no policy: outcomes, next steps and placements are decided
-//! once and logged.
+//! Each carries what `apply` needs, so that folding asks no policy: outcomes and placements are decided once.
 
 mod parts;
 
-pub use parts::{By, GangPart, NewJob, Restored, TokenEvent};
+pub use parts::{By, GangPart, NewJob, Raised, Restored, TokenEvent};
 
 use std::collections::BTreeSet;
 
@@ -409,6 +408,8 @@ pub enum Event {
     Join(JoinEvent),
     /// An API token came or went.
     Token(TokenEvent),
+    /// A backup was restored: what happened since it was made is not known. See [`crate::restore`].
+    ClusterRestored(Raised),
     /// A part of a snapshot.
     Restored(Restored),
 }

@@ -35,6 +35,7 @@ pub mod queue;
 pub mod ranges;
 pub mod reason;
 pub mod resources;
+pub mod restore;
 pub mod state;
 pub mod time;
 pub mod token;

@@ -9,7 +9,7 @@ mod wait;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::id::{IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, Tenant};
+use crate::id::{Attempt, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, Tenant};
 use crate::job::body::Job;
 use crate::join::Joins;
 use crate::lease::{Gang, Lease};
@@ -42,6 +42,10 @@ pub struct Counters {
     pub node: u32,
     /// Rounds so far.
     pub round: u64,
+    /// Every attempt has a higher number: those up to here may have been begun in a history that a restore took back.
+    pub attempt_base: Attempt,
+    /// How often the state was restored from a backup.
+    pub epoch: u64,
 }
 
 /// Everything that decisions read.
@@ -76,7 +80,7 @@ impl State {
     pub fn new() -> Self {
         Self {
             now: Time::ZERO,
-            counters: Counters { job: 1, lease: 1, node: 1, round: 0 },
+            counters: Counters { job: 1, lease: 1, node: 1, round: 0, attempt_base: 0, epoch: 0 },
             jobs: BTreeMap::new(),
             nodes: BTreeMap::new(),
             leases: BTreeMap::new(),

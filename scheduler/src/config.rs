@@ -114,7 +114,9 @@ impl ServeError {
             ServeError::StateFolder { .. } => "",
             ServeError::Tls(_) => "restore the folder `tls`, or move it away and run `gangsaw scheduler init`",
             ServeError::Open(OpenError::InUse(_)) => "stop the other scheduler, or give this one another --state",
-            ServeError::Open(OpenError::Damaged { .. }) => "keep the folder as it is and restore a copy of it",
+            ServeError::Open(OpenError::Damaged { .. }) => {
+                "`gangsaw fsck --state DIR` names every fault; `gangsaw restore BACKUP --state NEW-DIR` makes a new folder of a backup"
+            }
             ServeError::Open(OpenError::Format { .. }) => "use the version of gangsaw that wrote it",
             ServeError::Open(OpenError::Sqlite { .. } | OpenError::Io { .. }) => "",
             ServeError::Engine(EngineError::Append(_) | EngineError::Keeper(_)) => {

@@ -40,6 +40,7 @@ use crate::metrics::Metrics;
 use crate::rpc::errors::Refusal;
 use crate::store::Loaded;
 use crate::store::contract::{AppendError, Store};
+use crate::store::fail::FailAt;
 use crate::wire::view::Volatile;
 
 /// Messages that may wait for the engine: a second of work at full rate.
@@ -92,6 +93,8 @@ pub(crate) struct Parts {
     pub(crate) metrics: Arc<Metrics>,
     /// Where inputs are kept whose decision panicked.
     pub(crate) refused_inputs: PathBuf,
+    /// A planned death, for tests.
+    pub(crate) fail_at: Option<FailAt>,
 }
 
 /// A cheap, cloneable handle. Holds channels and nothing else.

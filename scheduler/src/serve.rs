@@ -85,7 +85,14 @@ fn open(config: &Config, folder: &Path, metrics: Arc<Metrics>) -> Result<Parts, 
     let (store, loaded) = SqliteStore::open(folder, config.fail_at)?;
     let unusable = |source| ServeError::StateFolder { path: config.state_dir.clone(), source };
     let disk = DiskGuard::open(&config.state_dir).map_err(unusable)?;
-    Ok(Parts { store: Box::new(store), loaded, disk, metrics, refused_inputs: folder.join("refused-inputs") })
+    Ok(Parts {
+        store: Box::new(store),
+        loaded,
+        disk,
+        metrics,
+        refused_inputs: folder.join("refused-inputs"),
+        fail_at: config.fail_at,
+    })
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {

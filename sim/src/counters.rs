@@ -144,6 +144,7 @@ impl Counters {
             Event::NodeExcluded { .. } => "NodeExcluded",
             Event::ReportTaken { .. } => "ReportTaken",
             Event::Token(_) => "Token",
+            Event::ClusterRestored { .. } => "ClusterRestored",
             Event::Restored(part) => {
                 self.restored(part);
                 "Restored"
@@ -172,6 +173,8 @@ impl Counters {
             Reply::Cancelled { .. } => "Cancelled",
             Reply::Retried { .. } => "Retried",
             Reply::TokenCreated(_) => "TokenCreated",
+            Reply::JoinToken { .. } => "JoinToken",
+            Reply::Joined { .. } => "Joined",
             Reply::Done => "Done",
             Reply::Welcome { .. } => "Welcome",
         };
@@ -198,6 +201,7 @@ impl Counters {
             Input::SetQueue { .. } => "SetQueue",
             Input::CreateToken(_) => "CreateToken",
             Input::RevokeToken { .. } => "RevokeToken",
+            Input::Join(_) => "Join",
             Input::SetTenant { .. } => "SetTenant",
             Input::Tick => "Tick",
         };
@@ -283,6 +287,7 @@ impl Counters {
             Restored::Lease(_) => "Lease",
             Restored::Key { .. } => "Key",
             Restored::Tokens(_) => "Tokens",
+            Restored::Join(_) => "Join",
             Restored::Counters { .. } => "Counters",
         };
         self.add(Group::Restored, name);

@@ -4,6 +4,7 @@
 //! one layer below are where that layer is; here is what people see and what survives being killed.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod backup;
 mod bounds;
 mod clean;
 mod cluster;

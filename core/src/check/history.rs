@@ -99,6 +99,7 @@ impl History {
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
             | Event::Token(_)
+            | Event::ClusterRestored { .. }
             | Event::Restored(_) => Ok(()),
         }
     }

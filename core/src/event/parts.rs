@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::event::Event;
-use crate::id::{Actor, IdempotencyKey, JobId, LeaseId, NodeId, RequestId, Tenant, TokenId};
+use crate::id::{Actor, Attempt, IdempotencyKey, JobId, LeaseId, NodeId, RequestId, Tenant, TokenId};
 use crate::job::body::{After, JobBody};
 use crate::job::spec::JobSpec;
 use crate::join::JoinRestored;
@@ -49,6 +49,7 @@ impl Event {
             | Event::FenceConfirmed { job, .. }
             | Event::NodeExcluded { job, .. } => vec![*job],
             Event::KeysExpired { .. }
+            | Event::ClusterRestored { .. }
             | Event::NodeRegistered { .. }
             | Event::NodeReturned { .. }
             | Event::NodeInventoryChanged { .. }
@@ -77,6 +78,23 @@ pub struct NewJob {
     pub spec: Arc<JobSpec>,
     /// Its dependencies, resolved, as they stand.
     pub after: Vec<After>,
+}
+
+/// With which numbers a restored state goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raised {
+    /// Who asked for the restore.
+    pub by: By,
+    /// How often the state was restored.
+    pub epoch: u64,
+    /// The next job's number.
+    pub job: u64,
+    /// The next lease's number.
+    pub lease: u64,
+    /// The next node's number.
+    pub node: u32,
+    /// Every attempt from now on has a higher number.
+    pub attempt_base: Attempt,
 }
 
 /// A node's part of a gang.
@@ -166,5 +184,9 @@ pub enum Restored {
         node: u32,
         /// Rounds so far.
         round: u64,
+        /// Every attempt has a higher number.
+        attempt_base: Attempt,
+        /// How often the state was restored from a backup.
+        epoch: u64,
     },
 }

@@ -362,6 +362,7 @@ pub(super) fn brief(event: &Event) -> String {
         Event::QueueSet { queue, limits, .. } => format!("queue {} {limits:?}", queue.name),
         Event::Join(join) => format!("join {join:?}"),
         Event::Token(change) => format!("{change:?}"),
+        Event::ClusterRestored(raised) => format!("cluster restored {}", raised.epoch),
         Event::TenantSet { tenant, limits, .. } => format!("tenant {tenant} {limits:?}"),
         Event::Restored(_) => "restored".into(),
     }

@@ -198,6 +198,7 @@ impl Desk {
             | Event::NodeExcluded { .. }
             | Event::ReportTaken { .. }
             | Event::Token(_)
+            | Event::ClusterRestored { .. }
             | Event::Restored(_) => {}
         }
     }

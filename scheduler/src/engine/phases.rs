@@ -89,6 +89,7 @@ impl PhaseBook {
             | Event::NodeExcluded { .. }
             | Event::ReportTaken { .. }
             | Event::Token(_)
+            | Event::ClusterRestored { .. }
             | Event::Restored(_) => {}
         }
     }

@@ -1,6 +1,6 @@
 //! From a stored message to its event.
 
-use gangsaw_core::event::{Event as E, GangPart, Restored, TokenEvent};
+use gangsaw_core::event::{Event as E, GangPart, Raised, Restored, TokenEvent};
 use gangsaw_core::id::{IdempotencyKey, JobId, LeaseId, NodeId, NodeName, QueueName, Tenant, TokenId};
 use gangsaw_core::join::JoinRestored;
 use gangsaw_core::time::{Millis, Time};
@@ -116,6 +116,14 @@ fn ending(event: W) -> Result<E, Malformed> {
         W::JoinTokenRevoked(m) => E::Join(join::revoked(m)?),
         W::NodeJoined(m) => E::Join(join::joined(m)?),
         W::MemberForgotten(m) => E::Join(join::forgotten(m)?),
+        W::ClusterRestored(m) => E::ClusterRestored(Raised {
+            by: by_from(m.by)?,
+            epoch: m.epoch,
+            job: m.job,
+            lease: m.lease,
+            node: m.node,
+            attempt_base: m.attempt_base,
+        }),
         other => E::Restored(restored(other)?),
     })
 }
@@ -147,7 +155,14 @@ fn restored(event: W) -> Result<Restored, Malformed> {
             let all = all(m.tokens, part::token_from)?;
             Restored::Tokens(Box::new(Tokens::restored(TokenId(m.next), all)))
         }
-        W::RestoredCounters(m) => Restored::Counters { job: m.job, lease: m.lease, node: m.node, round: m.round },
+        W::RestoredCounters(m) => Restored::Counters {
+            job: m.job,
+            lease: m.lease,
+            node: m.node,
+            round: m.round,
+            attempt_base: m.attempt_base,
+            epoch: m.epoch,
+        },
         _ => return Err(Malformed("event")),
     })
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gangsaw_core::access::Role;
-use gangsaw_core::event::{By, GangPart, NewJob, Restored, TokenEvent};
+use gangsaw_core::event::{By, GangPart, NewJob, Raised, Restored, TokenEvent};
 use gangsaw_core::id::{
     Actor, DeviceId, IdempotencyKey, JobId, JobName, LeaseId, NodeId, NodeName, QueueName, RequestId, Tenant, TokenId,
 };
@@ -465,7 +465,7 @@ impl Maker {
 }
 
 /// Variants there are, those of snapshots among them.
-const VARIANTS: usize = 54;
+const VARIANTS: usize = 55;
 
 /// Returns a variant's number: a new one does not build until it is made below.
 fn variant(event: &Event) -> usize {
@@ -526,6 +526,7 @@ fn variant(event: &Event) -> usize {
             JoinRestored::Member(_) => 52,
             JoinRestored::Next { .. } => 53,
         },
+        Event::ClusterRestored { .. } => 54,
     }
 }
 
@@ -698,6 +699,8 @@ fn event(number: usize, m: &mut Maker) -> Event {
             lease: m.number(),
             node: m.small(),
             round: m.number(),
+            attempt_base: m.small(),
+            epoch: m.number(),
         }),
         43 => Event::Token(TokenEvent::Created { by: m.by(), token: Box::new(m.token()) }),
         44 => Event::Token(TokenEvent::Revoked { by: m.by(), token: TokenId(m.small()) }),
@@ -712,6 +715,14 @@ fn event(number: usize, m: &mut Maker) -> Event {
         40 => Event::NodeEvicted { node: m.node() },
         41 => Event::NodeClearing { node: m.node(), leases: m.many(Maker::lease).into_iter().collect() },
         42 => Event::LeasePreempted { lease: m.lease(), job: m.job() },
+        54 => Event::ClusterRestored(Raised {
+            by: m.by(),
+            epoch: m.number(),
+            job: m.number(),
+            lease: m.number(),
+            node: m.small(),
+            attempt_base: m.small(),
+        }),
         _ => unreachable!("there are {VARIANTS} variants"),
     }
 }

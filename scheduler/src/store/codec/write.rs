@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use gangsaw_core::event::{By, Event as E, GangPart, NewJob, Restored, TokenEvent};
+use gangsaw_core::event::{By, Event as E, GangPart, NewJob, Raised, Restored, TokenEvent};
 use gangsaw_core::id::{IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Tenant};
 use gangsaw_core::job::body::{After, CancelCause};
 use gangsaw_core::job::record::{Exit, Outcome};
@@ -87,6 +87,7 @@ pub(super) fn event(event: &E) -> W {
         E::ReportTaken { node, seq } => W::ReportTaken(log::ReportTaken { node_id: node.0, report: *seq }),
         E::Join(event) => join::event(event),
         E::Token(change) => token_event(change),
+        E::ClusterRestored(to) => raised(to),
         E::Restored(part) => restored(part),
     }
 }
@@ -190,6 +191,11 @@ fn gang_stopping(job: JobId, index: Index, outcome: Outcome, exit: &Exit, late: 
     W::GangStopping(log::GangStopping { job_id: job.0, index, outcome, exit, late_node_ids })
 }
 
+fn raised(to: &Raised) -> W {
+    let &Raised { by: ref who, epoch, job, lease, node, attempt_base } = to;
+    W::ClusterRestored(log::ClusterRestored { by: by(who), epoch, job, lease, node, attempt_base })
+}
+
 fn restored(part: &Restored) -> W {
     match part {
         Restored::Queue { queue, limits } => {
@@ -215,8 +221,8 @@ fn restored(part: &Restored) -> W {
             next: tokens.next().0,
             tokens: tokens.iter().map(part::token).collect(),
         }),
-        &Restored::Counters { job, lease, node, round } => {
-            W::RestoredCounters(log::RestoredCounters { job, lease, node, round })
+        &Restored::Counters { job, lease, node, round, attempt_base, epoch } => {
+            W::RestoredCounters(log::RestoredCounters { job, lease, node, round, attempt_base, epoch })
         }
     }
 }
