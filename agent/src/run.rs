@@ -22,7 +22,7 @@ use crate::inventory::ours::Marks;
 use crate::inventory::watch::{self as gpus, GpuView, Held};
 use crate::journal::Journal;
 use crate::keeper::{self, Keeper};
-use crate::launch::{self, Launcher};
+use crate::launch::{Launcher, default_env};
 use crate::progress::Progress;
 use crate::session::logs;
 use crate::session::token::{Server, ServerError};
@@ -121,15 +121,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let (heard_in, heard) = mpsc::channel(HEARD_MAX);
     let (clears, clears_out) = mpsc::channel(1);
     let version = config.version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
-    let launch = Launch {
-        exe: exe.clone(),
-        verb: vec!["supervisor".into()],
-        state: state.clone(),
-        cgroup_root: config.cgroup_root,
-        rlimit_only: false,
-        beside: None,
-        version: None,
-    };
+    let launch = launch(&exe, &state, config.cgroup_root);
     let keeper =
         keeper::Parts { launch, version: version.clone(), clears: clears_out, heard: heard_in, stop: inner.clone() };
     tasks.spawn(Keeper::new(keeper).run());
@@ -146,7 +138,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let (line, line_out) = watch::channel(None);
     tasks.spawn(logs::serve(state.clone(), node_name.clone(), line_out, inner.clone()));
 
-    let launcher = Launcher { exe, folder: folder.path.clone(), default_env: launch::default_env(), users };
+    let launcher = Launcher { exe, folder: folder.path.clone(), default_env: default_env(), users };
     let driver = Driver::new(Parts {
         node_name,
         node_uuid: folder.node_uuid.clone(),
@@ -168,6 +160,19 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     inner.cancel();
     while tasks.join_next().await.is_some() {}
     Ok(())
+}
+
+/// How the supervisor is started.
+fn launch(exe: &Path, state: &Path, cgroup_root: Option<PathBuf>) -> Launch {
+    Launch {
+        exe: exe.to_owned(),
+        verb: vec!["supervisor".into()],
+        state: state.to_owned(),
+        cgroup_root,
+        rlimit_only: false,
+        beside: None,
+        version: None,
+    }
 }
 
 fn name(given: Option<String>) -> Result<String, AgentError> {
