@@ -38,9 +38,9 @@ impl Small {
         let mut filler = std::fs::File::options().create(true).append(true).open(self.0.join("filler")).unwrap();
         let mut size = 64 << 10;
         while size > 0 {
-            match filler.write(&vec![1; size]) {
-                Ok(_) => {}
-                Err(_) => size /= 2,
+            // A part may have been written; the rest is tried in smaller parts.
+            if filler.write_all(&vec![1; size]).is_err() {
+                size /= 2;
             }
         }
         assert!(std::fs::write(self.0.join("one-more"), "x").is_err(), "the disk is full");
