@@ -194,11 +194,11 @@ impl Driver {
     }
 
     fn on_welcome(&mut self, welcome: &Welcome) {
-        self.parts.uplink.welcomed();
         info!(node = welcome.node_id, scheduler = %welcome.scheduler_version, "the scheduler took this node");
         let authorization = self.parts.uplink.authorization();
         self.parts.line.send_replace(Some(Line { server: self.parts.uplink.server(), authorization }));
         let heartbeat = Millis(welcome.heartbeat_ms.max(1));
+        self.parts.uplink.welcomed(Duration::from_millis(heartbeat.0));
         self.step(Input::Welcomed { acked_report: welcome.acked_report, heartbeat });
         self.send_news();
     }

@@ -79,7 +79,7 @@ impl Decider<'_> {
     /// Returns a job of the request's tenant. Another tenant's job is as unknown as one that never was.
     fn job(&self, id: JobId) -> Result<&Job, Step> {
         let job = self.state.jobs.get(&id).filter(|job| job.body.tenant == self.request.tenant);
-        job.ok_or_else(|| {
+        job.map(Box::as_ref).ok_or_else(|| {
             let message = format!("there is no job {id}");
             self.refuse(RefusalKind::NotFound, "unknown-job", message, "`gangsaw ps --all` lists jobs")
         })

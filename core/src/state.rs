@@ -48,7 +48,8 @@ pub struct State {
     /// Time of the last event.
     pub(crate) now: Time,
     pub(crate) counters: Counters,
-    pub(crate) jobs: BTreeMap<JobId, Job>,
+    /// Boxed: a map's nodes are half empty when its keys rise, and jobs are large.
+    pub(crate) jobs: BTreeMap<JobId, Box<Job>>,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     pub(crate) leases: BTreeMap<LeaseId, Lease>,
     pub(crate) gangs: BTreeMap<(JobId, Index), Gang>,
@@ -101,12 +102,12 @@ impl State {
 
     /// Returns a job.
     pub fn job(&self, job: JobId) -> Option<&Job> {
-        self.jobs.get(&job)
+        self.jobs.get(&job).map(Box::as_ref)
     }
 
     /// Yields the jobs, oldest first; reversible.
     pub fn jobs(&self) -> impl DoubleEndedIterator<Item = &Job> {
-        self.jobs.values()
+        self.jobs.values().map(Box::as_ref)
     }
 
     /// Returns a node.
@@ -122,6 +123,11 @@ impl State {
     /// Yields the nodes in the order of registration.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values()
+    }
+
+    /// Returns how many nodes there are.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
     }
 
     /// Returns a lease.

@@ -25,7 +25,7 @@ pub struct JobBody {
     /// The submit it came with.
     pub request_id: RequestId,
     /// The submitting person's operating system user.
-    pub user: String,
+    pub user: Arc<str>,
     /// As submitted.
     pub spec: Arc<JobSpec>,
     /// Its line now.

@@ -347,7 +347,7 @@ impl Maker {
             tenant: self.tenant(),
             actor: self.by().actor,
             request_id: self.by().request_id,
-            user: self.text(),
+            user: self.text().into(),
             spec: Arc::new(self.spec()),
             queue: self.queue(),
             priority: self.signed(),
