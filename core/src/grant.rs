@@ -114,7 +114,7 @@ fn task(job: &Job, lease: &Lease) -> TaskSpec {
             OnDisconnect::Keep => None,
             OnDisconnect::Stop { after } => Some(after),
         },
-        user: job.body.user.to_string(),
+        user: job.body.user.clone(),
         array: spec
             .array
             .as_ref()

@@ -20,6 +20,8 @@ use crate::engine::{Engine, Parts};
 use crate::http::{self, Served};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
+use crate::rpc::auth::Gate;
+use crate::rpc::caller::Person;
 use crate::store::SqliteStore;
 use crate::token::{self, Token};
 
@@ -40,6 +42,7 @@ pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), Se
     let metrics = Arc::new(Metrics::new());
     let parts = open(&config, &folder, Arc::clone(&metrics))?;
     let token = Token::of_folder(&folder).map_err(unusable)?;
+    let owner = Person::of_this_process();
     let listener = bind(config.listen).await?;
     let address = listener.local_addr().map_err(unusable)?;
     let (engine, ended) = Engine::start(parts).map_err(unusable)?;
@@ -50,8 +53,8 @@ pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), Se
     let served = Served {
         engine: engine.clone(),
         logs,
+        gate: Arc::new(Gate { folder: (token.clone(), owner), metrics: Arc::clone(&metrics) }),
         metrics,
-        token: Arc::new(token.clone()),
         stop: stop.clone(),
         readers: readers.clone(),
         started_wall_ms: wall_ms(),

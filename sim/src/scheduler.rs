@@ -11,6 +11,7 @@ mod perform;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use gangsaw_core::access::Reach;
 use gangsaw_core::apply::{apply, snapshot_events};
 use gangsaw_core::decide::decide;
 use gangsaw_core::effect::{Effect, Refusal, RefusalKind, Reply};
@@ -89,6 +90,7 @@ pub(crate) fn request(number: u64, actor: &str, input: Input) -> Option<Request>
     Some(Request {
         actor: Actor::new(actor).ok()?,
         tenant: Tenant::default(),
+        reach: Reach::Tenant,
         request_id: RequestId::new(&number.to_string()).ok()?,
         input,
     })
@@ -354,7 +356,7 @@ impl World {
     pub(crate) fn compact(&mut self) {
         let Some(scheduler) = &self.scheduler else { return };
         let (seq, at) = (scheduler.seq, scheduler.state.now());
-        let events = snapshot_events(&scheduler.state);
+        let events: Vec<_> = snapshot_events(&scheduler.state).collect();
         let mut fold = self.initial.clone();
         for event in &events {
             apply(&mut fold, at, event);
@@ -378,7 +380,7 @@ impl World {
 /// Says whether an input needs room on disk that is not given back by other inputs.
 fn grows_state(input: &Input) -> bool {
     match input {
-        Input::Submit(_) | Input::Retry { .. } | Input::SetQueue { .. } => true,
+        Input::Submit(_) | Input::Retry { .. } | Input::SetQueue { .. } | Input::SetTenant { .. } => true,
         Input::Cancel { .. }
         | Input::Hold { .. }
         | Input::Release { .. }

@@ -27,7 +27,7 @@ impl State {
                 tenant: tenant.clone(),
                 actor: by.actor.clone(),
                 request_id: by.request_id.clone(),
-                user: user.as_str().into(),
+                user: user.clone(),
                 spec: spec.clone(),
                 queue: spec.queue.clone(),
                 priority: spec.priority,
@@ -116,7 +116,6 @@ impl State {
         }
         share_one(&mut body.tenant, &old.tenant);
         share_one(&mut body.actor, &old.actor);
-        share_one(&mut body.user, &old.user);
         share_one(&mut body.queue, &old.queue);
         shape
     }
@@ -249,6 +248,11 @@ impl State {
 
     pub(super) fn queue_set(&mut self, key: &QueueKey, limits: Limits) {
         self.queues.entry(key.clone()).or_default().limits = limits;
+        self.index.changes.relaxed = true;
+    }
+
+    pub(super) fn tenant_set(&mut self, tenant: &Tenant, limits: Limits) {
+        self.tenants.entry(tenant.clone()).or_default().limits = limits;
         self.index.changes.relaxed = true;
     }
 

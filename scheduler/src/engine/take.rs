@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use gangsaw_core::apply::apply;
+use gangsaw_core::access::Reach;
 use gangsaw_core::effect::{Effect, Reply, Step};
 use gangsaw_core::event::Event;
 use gangsaw_core::id::{Actor, LeaseId, NodeId, RequestId, Tenant};
@@ -22,7 +22,6 @@ use super::turn::{Batch, Leaving, Running};
 use super::{Answer, Hello, Message};
 use crate::clock::boot_ns;
 use crate::rpc::errors::Refusal;
-use crate::store::old;
 use crate::wire::grant;
 
 /// Placement rounds in one batch; the next batch goes on.
@@ -99,10 +98,7 @@ impl Running {
         let now_ns = boot_ns();
         for event in &step.events {
             self.desk.before(&self.state, event, now_ns);
-            if let Event::JobForgotten { job } = event {
-                batch.rows.extend(old::rows(&self.state, *job, self.now));
-            }
-            apply(&mut self.state, self.now.time, event);
+            batch.projection.fold(&mut self.state, self.now, event);
             batch.touched.extend(event.jobs());
         }
         batch.events.extend(step.events);
@@ -225,7 +221,11 @@ pub(super) fn is_submit(event: &Event) -> bool {
 /// Says whether an input makes the state grow, and so must wait while the disk is full.
 fn grows(input: &Input) -> bool {
     match input {
-        Input::Submit(_) | Input::Retry { .. } | Input::SetQueue { .. } | Input::Update { .. } => true,
+        Input::Submit(_)
+        | Input::Retry { .. }
+        | Input::SetQueue { .. }
+        | Input::SetTenant { .. }
+        | Input::Update { .. } => true,
         Input::Cancel { .. }
         | Input::Hold { .. }
         | Input::Release { .. }
@@ -242,5 +242,5 @@ fn grows(input: &Input) -> bool {
 /// Returns a request of the scheduler's own.
 fn own_request(who: &str, input: Input) -> Option<Request> {
     let (actor, request_id) = (Actor::new(who).ok()?, RequestId::new("internal").ok()?);
-    Some(Request { actor, tenant: Tenant::default(), request_id, input })
+    Some(Request { actor, tenant: Tenant::default(), reach: Reach::Own, request_id, input })
 }
