@@ -13,6 +13,7 @@ mod report;
 mod scratch;
 mod submit;
 mod tick;
+mod tokens;
 
 pub use next::{INFRA_STARTS_MAX, NODE_EXCLUDED_FOR, REQUEUE_WAIT, REQUEUES_MAX};
 pub use submit::{KEY_KEPT, QUEUES_MAX, SUBMIT_JOBS_MAX, TENANTS_MAX};
@@ -43,11 +44,13 @@ pub fn decide(state: &State, now: Time, request: &Request) -> Step {
         Input::NodeSilent { node } => decider.silent(*node),
         Input::NodeReport { node, seq, facts } => decider.report(*node, *seq, facts),
         Input::NodeInventory { node, inventory } => decider.inventory(*node, inventory),
-        Input::SetNode { name, mode, reason } => decider.set_node(name, *mode, reason),
+        Input::SetNode { name, mode, reason, evict_after } => decider.set_node(name, *mode, reason, *evict_after),
         Input::ForgetNode { name } => decider.forget_node(name),
         Input::SetQueue { name, running_max, queued_max, gpus_max } => {
             decider.set_queue(name, *running_max, *queued_max, *gpus_max)
         }
+        Input::CreateToken(draft) => decider.create_token(draft),
+        Input::RevokeToken { token } => decider.revoke_token(*token),
         Input::SetTenant { name, running_max, queued_max, gpus_max } => {
             decider.set_tenant(name, *running_max, *queued_max, *gpus_max)
         }

@@ -5,7 +5,9 @@
 
 mod parts;
 
-pub use parts::{By, GangPart, NewJob, Restored};
+pub use parts::{By, GangPart, NewJob, Restored, TokenEvent};
+
+use std::collections::BTreeSet;
 
 use crate::id::{Attempt, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, Tenant};
 use crate::job::body::{After, CancelCause, DeviceChoice};
@@ -153,6 +155,20 @@ pub enum Event {
         mode: NodeMode,
         /// Why, for people.
         reason: String,
+        /// When what still runs is taken down.
+        evict_at: Option<Time>,
+    },
+    /// The time of a draining node was up; a LeasePreempted precedes for each lease that was left.
+    NodeEvicted {
+        /// Which.
+        node: NodeId,
+    },
+    /// A node holds leases that this state did not grant: it takes no work until they are gone. Empty: they are.
+    NodeClearing {
+        /// Which.
+        node: NodeId,
+        /// All of them now.
+        leases: BTreeSet<LeaseId>,
     },
     /// A node was removed.
     NodeForgotten {
@@ -343,6 +359,13 @@ pub enum Event {
         /// Whose.
         job: JobId,
     },
+    /// All of a lease is taken back because its node drains. Its attempts end PREEMPTED when their processes are gone.
+    LeasePreempted {
+        /// Which lease.
+        lease: LeaseId,
+        /// Whose.
+        job: JobId,
+    },
     /// A lease counts for nothing any more; AttemptEnded follows for each of its live elements.
     LeaseFenced {
         /// Which lease.
@@ -381,6 +404,8 @@ pub enum Event {
         /// Its number.
         seq: u64,
     },
+    /// An API token came or went.
+    Token(TokenEvent),
     /// A part of a snapshot.
     Restored(Restored),
 }

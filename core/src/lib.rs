@@ -36,6 +36,7 @@ pub mod reason;
 pub mod resources;
 pub mod state;
 pub mod time;
+pub mod token;
 
 #[cfg(test)]
 mod tests;

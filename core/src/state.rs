@@ -17,6 +17,7 @@ use crate::node::Node;
 use crate::queue::{Queue, QueueKey};
 use crate::state::index::Indexed;
 use crate::time::Time;
+use crate::token::Tokens;
 
 /// A used idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +59,7 @@ pub struct State {
     pub(crate) tenants: BTreeMap<Tenant, Queue>,
     pub(crate) keys: BTreeMap<(Tenant, IdempotencyKey), UsedKey>,
     pub(crate) node_names: BTreeMap<NodeName, NodeId>,
+    pub(crate) tokens: Tokens,
     pub(crate) index: Indexed,
     pub(crate) mutations: Mutations,
 }
@@ -82,6 +84,7 @@ impl State {
             tenants: BTreeMap::new(),
             keys: BTreeMap::new(),
             node_names: BTreeMap::new(),
+            tokens: Tokens::default(),
             index: Indexed::default(),
             mutations: Mutations::default(),
         }
@@ -163,6 +166,11 @@ impl State {
         self.queues.get(key).copied().unwrap_or_default()
     }
 
+    /// Returns the API tokens in force.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
     /// Yields the tenants by name, with what each may use and uses in all of its queues together.
     pub fn tenants(&self) -> impl Iterator<Item = (&Tenant, &Queue)> {
         self.tenants.iter()
@@ -173,10 +181,13 @@ impl State {
         self.tenants.get(tenant).copied().unwrap_or_default()
     }
 
-    /// Returns count and order-free hash of the leases a node should hold, to compare with its heartbeat.
+    /// Returns count and order-free hash of the leases a node should hold, to compare with its heartbeat. Foreign ones
+    /// count until a Hello shows that they are gone, so that the first heartbeat without them brings that Hello.
     pub fn lease_summary(&self, node: NodeId) -> (u32, u64) {
         let none = BTreeSet::new();
         let leases = self.nodes.get(&node).map_or(&none, |node| &node.leases);
-        (u32::try_from(leases.len()).unwrap_or(u32::MAX), crate::liveness::lease_hash(leases.iter().copied()))
+        let foreign = self.nodes.get(&node).map_or(&none, |node| &node.body.foreign);
+        let count = u32::try_from(leases.len() + foreign.len()).unwrap_or(u32::MAX);
+        (count, crate::liveness::lease_hash(leases.iter().chain(foreign).copied()))
     }
 }

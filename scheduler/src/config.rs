@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::engine::EngineError;
 use crate::store::fail::FailAt;
 use crate::store::sqlite::OpenError;
+use crate::tls::TlsError;
 
 /// Called once with the bound address, when the scheduler serves.
 pub type Ready = Box<dyn FnOnce(SocketAddr) + Send>;
@@ -15,7 +16,7 @@ pub type Ready = Box<dyn FnOnce(SocketAddr) + Send>;
 pub struct Config {
     /// The state folder; the scheduler lives in its subfolder `scheduler`, the ballast beside it.
     pub state_dir: PathBuf,
-    /// Where to listen; port 0 takes a free one. Without TLS only loopback is accepted.
+    /// Where to listen; port 0 takes a free one. Without TLS (see [`crate::init`]) only loopback is accepted.
     pub listen: SocketAddr,
     /// Where to leave the token for clients; `None`: nowhere.
     pub credentials: Option<PathBuf>,
@@ -62,6 +63,9 @@ pub enum ServeError {
         /// Why not.
         source: io::Error,
     },
+    /// The certificates cannot be used.
+    #[error("cannot serve TLS")]
+    Tls(#[from] TlsError),
     /// The store cannot be opened.
     #[error("cannot open the store")]
     Open(#[from] OpenError),
@@ -81,6 +85,7 @@ impl ServeError {
             ServeError::InsecureBind(_) => "insecure-bind",
             ServeError::Bind { .. } => "cannot-listen",
             ServeError::StateFolder { .. } => "state-folder",
+            ServeError::Tls(_) => "tls",
             ServeError::Open(OpenError::InUse(_)) => "store-in-use",
             ServeError::Open(OpenError::Damaged { .. }) => "store-damaged",
             ServeError::Open(OpenError::Format { .. }) => "store-format",
@@ -95,9 +100,12 @@ impl ServeError {
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
-            ServeError::InsecureBind(_) => "listen on 127.0.0.1 or [::1]",
+            ServeError::InsecureBind(_) => {
+                "make certificates with `gangsaw scheduler init`, or listen on 127.0.0.1 or [::1]"
+            }
             ServeError::Bind { .. } => "another program may hold the port; port 0 takes a free one",
             ServeError::StateFolder { .. } => "",
+            ServeError::Tls(_) => "restore the folder `tls`, or move it away and run `gangsaw scheduler init`",
             ServeError::Open(OpenError::InUse(_)) => "stop the other scheduler, or give this one another --state",
             ServeError::Open(OpenError::Damaged { .. }) => "keep the folder as it is and restore a copy of it",
             ServeError::Open(OpenError::Format { .. }) => "use the version of gangsaw that wrote it",
@@ -114,7 +122,7 @@ impl ServeError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            ServeError::InsecureBind(_) => 2,
+            ServeError::InsecureBind(_) | ServeError::Tls(_) => 2,
             ServeError::Bind { .. } | ServeError::Server(_) => 69,
             ServeError::Engine(EngineError::Panicked(_)) => 70,
             ServeError::StateFolder { .. }

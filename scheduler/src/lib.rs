@@ -7,16 +7,19 @@
 //! - Durable before visible: no reply and no grant leaves before its events are on disk.
 //! - Everything is bounded: full means RESOURCE_EXHAUSTED with a hint, never a hang.
 
+mod accept;
 mod clock;
 mod config;
 mod disk;
 mod engine;
 mod http;
+mod keyring;
 mod logs;
 mod metrics;
 mod rpc;
 mod serve;
 mod store;
+mod tls;
 mod token;
 mod wire;
 
@@ -27,4 +30,5 @@ pub use store::contract::AppendError;
 pub use store::fail::{FailAt, FailMoment};
 pub use store::read_log;
 pub use store::sqlite::OpenError;
+pub use tls::{Made, TlsError, init};
 pub use token::{Token, credentials_folder};

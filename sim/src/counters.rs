@@ -3,8 +3,10 @@
 //!
 //! Every enum is matched variant by variant, so a new variant does not build until it is counted.
 
+mod names;
+mod show;
+
 use std::collections::BTreeMap;
-use std::fmt;
 
 use gangsaw_core::agent;
 use gangsaw_core::effect::{Effect, Reply};
@@ -12,6 +14,7 @@ use gangsaw_core::event::{Event, Restored};
 use gangsaw_core::input::{FactKind, Input};
 use gangsaw_core::job::record::Outcome;
 
+use self::names::*;
 use crate::faults::Fault;
 
 /// A kind of thing that is counted, with what every run over all seeds must reach.
@@ -46,97 +49,6 @@ pub struct Counters {
     /// Effects that `owed` derived.
     pub owed: u64,
 }
-
-const EVENTS: &[&str] = &[
-    "JobsSubmitted",
-    "KeysExpired",
-    "JobCancelled",
-    "JobHeld",
-    "JobReleased",
-    "ElementsRetried",
-    "JobUpdated",
-    "JobForgotten",
-    "NodeRegistered",
-    "NodeReturned",
-    "NodeInventoryChanged",
-    "NodeSilenced",
-    "NodeModeSet",
-    "NodeForgotten",
-    "QueueSet",
-    "TenantSet",
-    "RoundDecided",
-    "ChunkLeased",
-    "GangLeased",
-    "LeasePrepared",
-    "GangStarted",
-    "TaskStarted",
-    "ElementsSucceeded",
-    "RankEnded",
-    "GangStopping",
-    "AttemptEnded",
-    "ElementsReturned",
-    "LeaseTrimmed",
-    "LeaseFenced",
-    "FenceConfirmed",
-    "NodeExcluded",
-    "ReportTaken",
-    "Restored",
-];
-const OUTCOMES: &[&str] = &["Ok", "Failed", "Oom", "Timeout", "Preempted", "Infra", "Cancelled", "Fenced"];
-const RESTORED: &[&str] = &["Queue", "Tenant", "Node", "Job", "Gang", "Lease", "Key", "Counters"];
-const EFFECTS: &[&str] = &["Reply", "Grant", "Start", "Revoke", "Trim", "AckReport"];
-const REPLIES: &[&str] = &["Submitted", "Faults", "Refused", "Cancelled", "Retried", "Done", "Welcome"];
-const INPUTS: &[&str] = &[
-    "Submit",
-    "Cancel",
-    "Hold",
-    "Release",
-    "Retry",
-    "Update",
-    "NodeHello",
-    "NodeSilent",
-    "NodeReport",
-    "NodeInventory",
-    "SetNode",
-    "ForgetNode",
-    "SetQueue",
-    "SetTenant",
-    "Tick",
-];
-const AGENT_INPUTS: &[&str] = &[
-    "Connected",
-    "Disconnected",
-    "Welcomed",
-    "HeartbeatAcked",
-    "Reconcile",
-    "Granted",
-    "StartRequested",
-    "RevokeRequested",
-    "TrimRequested",
-    "ReportAcked",
-    "SupervisorList",
-    "SupervisorLost",
-    "LeftoversGone",
-    "Fact",
-    "StopTasks",
-    "Tick",
-];
-const AGENT_EFFECTS: &[&str] = &[
-    "Spawn",
-    "Prepare",
-    "Start",
-    "Stop",
-    "Trim",
-    "AckFacts",
-    "Renew",
-    "Redial",
-    "SendHello",
-    "SendHeartbeat",
-    "SendReport",
-    "KillLeftovers",
-    "ForgetLease",
-];
-const FACTS: &[&str] = &["Prepared", "StartFailed", "Started", "Succeeded", "Ended", "Returned"];
 
 impl Counters {
     fn add(&mut self, group: Group, name: &'static str) {
@@ -205,6 +117,8 @@ impl Counters {
             Event::NodeInventoryChanged { .. } => "NodeInventoryChanged",
             Event::NodeSilenced { .. } => "NodeSilenced",
             Event::NodeModeSet { .. } => "NodeModeSet",
+            Event::NodeEvicted { .. } => "NodeEvicted",
+            Event::NodeClearing { .. } => "NodeClearing",
             Event::NodeForgotten { .. } => "NodeForgotten",
             Event::QueueSet { .. } => "QueueSet",
             Event::TenantSet { .. } => "TenantSet",
@@ -223,10 +137,12 @@ impl Counters {
             }
             Event::ElementsReturned { .. } => "ElementsReturned",
             Event::LeaseTrimmed { .. } => "LeaseTrimmed",
+            Event::LeasePreempted { .. } => "LeasePreempted",
             Event::LeaseFenced { .. } => "LeaseFenced",
             Event::FenceConfirmed { .. } => "FenceConfirmed",
             Event::NodeExcluded { .. } => "NodeExcluded",
             Event::ReportTaken { .. } => "ReportTaken",
+            Event::Token(_) => "Token",
             Event::Restored(part) => {
                 self.restored(part);
                 "Restored"
@@ -254,6 +170,7 @@ impl Counters {
             Reply::Refused(_) => "Refused",
             Reply::Cancelled { .. } => "Cancelled",
             Reply::Retried { .. } => "Retried",
+            Reply::TokenCreated(_) => "TokenCreated",
             Reply::Done => "Done",
             Reply::Welcome { .. } => "Welcome",
         };
@@ -278,6 +195,8 @@ impl Counters {
             Input::SetNode { .. } => "SetNode",
             Input::ForgetNode { .. } => "ForgetNode",
             Input::SetQueue { .. } => "SetQueue",
+            Input::CreateToken(_) => "CreateToken",
+            Input::RevokeToken { .. } => "RevokeToken",
             Input::SetTenant { .. } => "SetTenant",
             Input::Tick => "Tick",
         };
@@ -362,35 +281,9 @@ impl Counters {
             Restored::Gang(_) => "Gang",
             Restored::Lease(_) => "Lease",
             Restored::Key { .. } => "Key",
+            Restored::Tokens(_) => "Tokens",
             Restored::Counters { .. } => "Counters",
         };
         self.add(Group::Restored, name);
-    }
-}
-
-impl fmt::Display for Counters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let groups = [
-            Group::Input,
-            Group::Event,
-            Group::Outcome,
-            Group::Restored,
-            Group::Effect,
-            Group::Reply,
-            Group::AgentInput,
-            Group::AgentEffect,
-            Group::Fact,
-            Group::Fault,
-        ];
-        for group in groups {
-            writeln!(f, "{group:?}")?;
-            for row in Self::names(group).chunks(4) {
-                for name in row {
-                    write!(f, "  {name:<22}{:>9}", self.count(group, name))?;
-                }
-                writeln!(f)?;
-            }
-        }
-        writeln!(f, "effects derived by owed: {}", self.owed)
     }
 }

@@ -28,6 +28,7 @@ use tonic::{Code, Request, Status, Streaming};
 use tracing::{debug, warn};
 
 use super::token::{self, Server};
+use crate::trust::{self, LastWord};
 
 /// Messages that wait for the network. Heartbeats, one report and progress fit many times.
 pub(crate) const OUTBOX_MAX: usize = 256;
@@ -68,6 +69,8 @@ enum State {
 pub(crate) struct Uplink {
     server: Server,
     token: Option<String>,
+    /// What the other side said last of our certificate.
+    last_word: LastWord,
     state: State,
     pause: Duration,
     /// The span over which the fleet dials again.
@@ -83,7 +86,8 @@ impl Uplink {
     pub(crate) fn new(server: Server, token: Option<String>) -> Uplink {
         let pause = pauses(&server).0;
         let state = State::Waiting(Instant::now());
-        Uplink { server, token, state, pause, spread: Duration::ZERO, welcome_by: None, warned: String::new() }
+        let (last_word, spread) = (LastWord::default(), Duration::ZERO);
+        Uplink { server, token, last_word, state, pause, spread, welcome_by: None, warned: String::new() }
     }
 
     /// Where it dials.
@@ -117,7 +121,7 @@ impl Uplink {
             match &mut self.state {
                 State::Waiting(until) => {
                     sleep_until(*until).await;
-                    self.state = State::Connecting(Box::pin(connect(self.server.clone())));
+                    self.state = State::Connecting(Box::pin(connect(self.server.clone(), self.last_word.clone())));
                 }
                 State::Connecting(connecting) => match connecting.await {
                     Ok(channel) => return UplinkEvent::Connected(self.attach(channel)),
@@ -162,6 +166,8 @@ impl Uplink {
 
     /// Goes back to waiting.
     fn fail(&mut self, why: &str) {
+        let last_word = self.last_word.take();
+        let why = last_word.as_deref().unwrap_or(why);
         if self.warned == why {
             debug!(server = %self.server.url(), %why, "no session with the scheduler");
         } else {
@@ -184,17 +190,21 @@ async fn before<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> 
 }
 
 /// Opens one connection to a scheduler.
-pub(crate) async fn connect(server: Server) -> Result<Channel, String> {
-    let endpoint = Endpoint::from_shared(server.url()).map_err(|error| error.to_string())?;
-    endpoint
+pub(crate) async fn connect(server: Server, last_word: LastWord) -> Result<Channel, String> {
+    let endpoint = Endpoint::from_shared(server.url())
+        .map_err(|error| error.to_string())?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect()
-        .await
-        .map_err(|error| format!("cannot connect: {}", innermost(&error)))
+        .keep_alive_while_idle(true);
+    if !server.tls {
+        return endpoint.connect().await.map_err(|error| format!("cannot connect: {}", innermost(&error)));
+    }
+    let ca = trust::stored_ca(token::credentials().as_deref(), &server.names()).map_err(|error| error.to_string())?;
+    let config = trust::config(&ca).map_err(|error| error.to_string())?;
+    let dialled = trust::channel(&endpoint, (&server.host, server.port), config, &last_word).await;
+    dialled.map_err(|error| format!("cannot connect: {error}"))
 }
 
 fn innermost(error: &dyn std::error::Error) -> String {
@@ -249,7 +259,7 @@ mod tests {
 
     #[tokio::test]
     async fn pauses_grow_to_a_second_on_loopback_and_a_welcome_resets_them() {
-        let server = Server { host: "127.0.0.1".to_owned(), port: 1 };
+        let server = Server { host: "127.0.0.1".to_owned(), port: 1, tls: false };
         let mut uplink = Uplink::new(server, Some("t".to_owned()));
         for _ in 0..10 {
             uplink.hang_up();
@@ -264,7 +274,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_fleet_dials_again_over_a_span_that_its_heartbeat_tells() {
-        let server = Server { host: "127.0.0.1".to_owned(), port: 1 };
+        let server = Server { host: "127.0.0.1".to_owned(), port: 1, tls: false };
         let mut uplink = Uplink::new(server, Some("t".to_owned()));
         // The heartbeat of ten thousand nodes.
         uplink.welcomed(Duration::from_millis(gangsaw_core::liveness::lease_ttl(10_000).0 / HEARTBEATS_PER_TTL));

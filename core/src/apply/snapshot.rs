@@ -2,6 +2,7 @@
 
 use crate::event::{Event, Restored};
 use crate::state::{Counters, State, UsedKey};
+use crate::token::Tokens;
 
 /// Yields compacted events whose fold from [`State::new`], at the state's own time, is `state`. One after the other:
 /// all at once would double what the state weighs.
@@ -20,6 +21,7 @@ pub fn snapshot_events(state: &State) -> impl Iterator<Item = Event> + '_ {
         digest: used.digest,
         jobs: used.jobs.clone(),
     });
+    let tokens = (state.tokens != Tokens::default()).then(|| Restored::Tokens(Box::new(state.tokens.clone())));
     let Counters { job, lease, node, round } = state.counters;
     let counters = std::iter::once(Restored::Counters { job, lease, node, round });
     queues
@@ -29,6 +31,7 @@ pub fn snapshot_events(state: &State) -> impl Iterator<Item = Event> + '_ {
         .chain(gangs)
         .chain(leases)
         .chain(keys)
+        .chain(tokens)
         .chain(counters)
         .map(Event::Restored)
 }
@@ -59,6 +62,7 @@ impl State {
                 let used = UsedKey { used_at: *used_at, digest: *digest, jobs: jobs.clone() };
                 self.insert_key(tenant, key, used);
             }
+            Restored::Tokens(tokens) => self.tokens = (**tokens).clone(),
             Restored::Counters { job, lease, node, round } => {
                 self.counters = Counters { job: *job, lease: *lease, node: *node, round: *round };
             }

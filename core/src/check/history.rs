@@ -86,14 +86,18 @@ impl History {
             | Event::NodeInventoryChanged { .. }
             | Event::NodeSilenced { .. }
             | Event::NodeModeSet { .. }
+            | Event::NodeEvicted { .. }
+            | Event::NodeClearing { .. }
             | Event::NodeForgotten { .. }
             | Event::QueueSet { .. }
             | Event::TenantSet { .. }
             | Event::GangStarted { .. }
             | Event::GangStopping { .. }
             | Event::LeaseTrimmed { .. }
+            | Event::LeasePreempted { .. }
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
+            | Event::Token(_)
             | Event::Restored(_) => Ok(()),
         }
     }

@@ -170,6 +170,8 @@ impl Desk {
             | Event::NodeInventoryChanged { .. }
             | Event::NodeSilenced { .. }
             | Event::NodeModeSet { .. }
+            | Event::NodeEvicted { .. }
+            | Event::NodeClearing { .. }
             | Event::QueueSet { .. }
             | Event::TenantSet { .. }
             | Event::RoundDecided { .. }
@@ -182,10 +184,12 @@ impl Desk {
             | Event::GangStopping { .. }
             | Event::ElementsReturned { .. }
             | Event::LeaseTrimmed { .. }
+            | Event::LeasePreempted { .. }
             | Event::LeaseFenced { .. }
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
             | Event::ReportTaken { .. }
+            | Event::Token(_)
             | Event::Restored(_) => {}
         }
     }

@@ -1,8 +1,9 @@
 //! admin.v1: nodes, queues, and what the scheduler itself is.
 
 use gangsaw_core::effect::Reply;
-use gangsaw_core::id::{NodeName, QueueName, Tenant};
+use gangsaw_core::id::{NodeName, QueueName, Tenant, TokenId};
 use gangsaw_core::input::{Change, Input};
+use gangsaw_core::time::Millis;
 use gangsaw_proto::admin::v1 as wire;
 use gangsaw_proto::admin::v1::admin_service_server::AdminService;
 use tonic::{Request, Response, Status};
@@ -10,8 +11,9 @@ use tonic::{Request, Response, Status};
 use super::ask::{astray, invalid};
 use super::caller::{Person, person};
 use super::errors::Refusal;
+use super::tokens;
 use crate::engine::Engine;
-use crate::wire::{terms, view};
+use crate::wire::{spec, terms, view};
 
 /// The service.
 #[derive(Clone)]
@@ -49,7 +51,8 @@ impl AdminService for Admin {
         _request: Request<wire::ListNodesRequest>,
     ) -> Result<Response<wire::ListNodesResponse>, Status> {
         let nodes = self.engine.read(|view| {
-            let shown = view.state.nodes().map(|node| view::node(view.state, node, &view.volatile(node.body.id)));
+            let shown =
+                view.state.nodes().map(|node| view::node(view.state, node, &view.volatile(node.body.id), view.now));
             shown.collect()
         });
         Ok(Response::new(wire::ListNodesResponse { nodes: nodes.await? }))
@@ -62,7 +65,16 @@ impl AdminService for Admin {
         let person = person(&request)?;
         let request = request.into_inner();
         let mode = terms::mode_from(request.mode).ok_or_else(|| Refusal::missing("mode"))?;
-        let input = Input::SetNode { name: node_name(&request.name)?, mode, reason: request.reason };
+        let evict_after = match request.evict_after.as_ref().map(spec::ms) {
+            None => None,
+            Some(ms) => {
+                let ms =
+                    u64::try_from(ms).map_err(|_| invalid("out-of-range", "evict_after is negative".to_owned()))?;
+                Some(Millis(ms))
+            }
+        };
+        let name = node_name(&request.name)?;
+        let input = Input::SetNode { name, mode, reason: request.reason, evict_after };
         self.done(&person, input).await?;
         Ok(Response::new(wire::SetNodeResponse {}))
     }
@@ -94,10 +106,7 @@ impl AdminService for Admin {
     ) -> Result<Response<wire::SetQueueResponse>, Status> {
         let mut person = person(&request)?;
         let request = request.into_inner();
-        if !request.tenant.is_empty() {
-            person.tenant = Tenant::new(&request.tenant)
-                .map_err(|error| invalid("bad-name", format!("the tenant's name {error}")))?;
-        }
+        person.mean(&request.tenant)?;
         let name =
             QueueName::new(&request.name).map_err(|error| invalid("bad-name", format!("the queue's name {error}")))?;
         let input = Input::SetQueue {
@@ -110,12 +119,40 @@ impl AdminService for Admin {
         Ok(Response::new(wire::SetQueueResponse {}))
     }
 
+    async fn create_token(
+        &self,
+        request: Request<wire::CreateTokenRequest>,
+    ) -> Result<Response<wire::CreateTokenResponse>, Status> {
+        let person = person(&request)?;
+        Ok(Response::new(tokens::create(&self.engine, person, request.into_inner()).await?))
+    }
+
+    async fn list_tokens(
+        &self,
+        _request: Request<wire::ListTokensRequest>,
+    ) -> Result<Response<wire::ListTokensResponse>, Status> {
+        Ok(Response::new(tokens::list(&self.engine).await?))
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<wire::RevokeTokenRequest>,
+    ) -> Result<Response<wire::RevokeTokenResponse>, Status> {
+        let person = person(&request)?;
+        let token = TokenId(request.into_inner().token_id);
+        self.done(&person, Input::RevokeToken { token }).await?;
+        Ok(Response::new(wire::RevokeTokenResponse {}))
+    }
+
     async fn list_tenants(
         &self,
-        _request: Request<wire::ListTenantsRequest>,
+        request: Request<wire::ListTenantsRequest>,
     ) -> Result<Response<wire::ListTenantsResponse>, Status> {
-        let tenants =
-            self.engine.read(|view| view.state.tenants().map(|(tenant, held)| view::tenant(tenant, held)).collect());
+        let person = person(&request)?;
+        let tenants = self.engine.read(move |view| {
+            let shown = view.state.tenants().filter(|(tenant, _)| person.sees(tenant.as_str()));
+            shown.map(|(tenant, held)| view::tenant(tenant, held)).collect()
+        });
         Ok(Response::new(wire::ListTenantsResponse { tenants: tenants.await? }))
     }
 

@@ -52,7 +52,7 @@ async fn every_rpc_but_health_needs_the_token() {
 }
 
 /// Returns status line and body of a plain GET.
-async fn http(scheduler: &Scheduler, path: &str, token: Option<&str>) -> (String, String) {
+pub(crate) async fn http(scheduler: &Scheduler, path: &str, token: Option<&str>) -> (String, String) {
     let mut stream = tokio::net::TcpStream::connect(scheduler.address).await.unwrap();
     let auth = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{auth}\r\n");
@@ -185,6 +185,7 @@ async fn nodes_and_queues_are_set_and_listed() {
         name: "n1".to_owned(),
         mode: admin::NodeMode::Cordoned.into(),
         reason: "fan".to_owned(),
+        evict_after: None,
     };
     client.set_node(cordon).await.unwrap();
     let nodes = client.list_nodes(admin::ListNodesRequest {}).await.unwrap().into_inner().nodes;

@@ -7,5 +7,6 @@ mod disk;
 mod door;
 mod kill;
 mod logs;
+mod people;
 mod rows;
 mod straight_path;

@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use gangsaw_core::event::{By, GangPart, NewJob, Restored};
+use gangsaw_core::access::Role;
+use gangsaw_core::event::{By, GangPart, NewJob, Restored, TokenEvent};
 use gangsaw_core::id::{
-    Actor, DeviceId, IdempotencyKey, JobId, JobName, LeaseId, NodeId, NodeName, QueueName, RequestId, Tenant,
+    Actor, DeviceId, IdempotencyKey, JobId, JobName, LeaseId, NodeId, NodeName, QueueName, RequestId, Tenant, TokenId,
 };
 use gangsaw_core::job::body::{After, CancelCause, DeviceChoice, DeviceCode, Excluded, JobBody, Standing};
 use gangsaw_core::job::record::{
@@ -22,6 +23,7 @@ use gangsaw_core::queue::{Limits, QueueKey};
 use gangsaw_core::ranges::RangeSet;
 use gangsaw_core::resources::{Demand, Device, Inventory};
 use gangsaw_core::time::Millis;
+use gangsaw_core::token::{ApiToken, Tokens};
 use proptest::prelude::*;
 
 use super::*;
@@ -387,7 +389,8 @@ impl Maker {
     }
 
     fn held_lease(&mut self) -> Lease {
-        let reason = self.pick(&[RevokeReason::Cancelled, RevokeReason::Fenced, RevokeReason::Gang]);
+        let reason =
+            self.pick(&[RevokeReason::Cancelled, RevokeReason::Fenced, RevokeReason::Gang, RevokeReason::Preempted]);
         Lease {
             id: self.lease(),
             job: self.job(),
@@ -415,6 +418,7 @@ impl Maker {
                 .into_iter()
                 .collect(),
             revoke: self.maybe(|m| Revoking { reason, elements: m.elements() }),
+            preempted: self.flag(),
             trimmed: self.flag(),
             fenced: self.flag(),
         }
@@ -433,12 +437,30 @@ impl Maker {
             silent_since: self.maybe(Maker::time),
             acked_report: self.number(),
             models: self.many(Maker::text).into_iter().collect(),
+            evict_at: self.maybe(Maker::time),
+            foreign: self.many(Maker::lease).into_iter().collect(),
+        }
+    }
+}
+
+impl Maker {
+    fn token(&mut self) -> ApiToken {
+        ApiToken {
+            id: TokenId(self.small()),
+            actor: self.by().actor,
+            tenant: self.tenant(),
+            role: self.pick(&Role::ALL),
+            user: self.text(),
+            digest: [self.small().to_le_bytes()[0]; 32],
+            made_by: self.by().actor,
+            made_at: self.time(),
+            expires_at: self.maybe(Maker::time),
         }
     }
 }
 
 /// Variants there are, those of snapshots among them.
-const VARIANTS: usize = 40;
+const VARIANTS: usize = 47;
 
 /// Returns a variant's number: a new one does not build until it is made below.
 fn variant(event: &Event) -> usize {
@@ -481,7 +503,14 @@ fn variant(event: &Event) -> usize {
         Event::Restored(Restored::Lease(_)) => 35,
         Event::Restored(Restored::Key { .. }) => 36,
         Event::Restored(Restored::Counters { .. }) => 37,
+        Event::Token(TokenEvent::Created { .. }) => 43,
+        Event::Token(TokenEvent::Revoked { .. }) => 44,
+        Event::Token(TokenEvent::Expired { .. }) => 45,
+        Event::Restored(Restored::Tokens(_)) => 46,
         Event::TenantSet { .. } => 38,
+        Event::NodeEvicted { .. } => 40,
+        Event::NodeClearing { .. } => 41,
+        Event::LeasePreempted { .. } => 42,
         Event::Restored(Restored::Tenant { .. }) => 39,
     }
 }
@@ -520,7 +549,10 @@ fn event(number: usize, m: &mut Maker) -> Event {
         9 => Event::NodeReturned { node: m.node(), boot_id: m.text(), agent_version: m.text() },
         10 => Event::NodeInventoryChanged { node: m.node(), inventory: m.inventory() },
         11 => Event::NodeSilenced { node: m.node() },
-        12 => Event::NodeModeSet { by: m.by(), node: m.node(), mode: m.mode(), reason: m.text() },
+        12 => {
+            let evict_at = m.maybe(Maker::time);
+            Event::NodeModeSet { by: m.by(), node: m.node(), mode: m.mode(), reason: m.text(), evict_at }
+        }
         13 => Event::NodeForgotten { by: m.by(), node: m.node() },
         14 => Event::QueueSet { by: m.by(), queue: m.queue_key(), limits: m.limits() },
         15 => Event::RoundDecided {
@@ -618,8 +650,19 @@ fn event(number: usize, m: &mut Maker) -> Event {
             node: m.small(),
             round: m.number(),
         }),
+        43 => Event::Token(TokenEvent::Created { by: m.by(), token: Box::new(m.token()) }),
+        44 => Event::Token(TokenEvent::Revoked { by: m.by(), token: TokenId(m.small()) }),
+        45 => Event::Token(TokenEvent::Expired { until: m.time() }),
+        46 => {
+            let all = m.many(Maker::token);
+            let next = all.iter().map(|token| token.id.0).max().unwrap_or(0).saturating_add(m.small() % 3);
+            Event::Restored(Restored::Tokens(Box::new(Tokens::restored(TokenId(next), all))))
+        }
         38 => Event::TenantSet { by: m.by(), tenant: m.tenant(), limits: m.limits() },
         39 => Event::Restored(Restored::Tenant { tenant: m.tenant(), limits: m.limits() }),
+        40 => Event::NodeEvicted { node: m.node() },
+        41 => Event::NodeClearing { node: m.node(), leases: m.many(Maker::lease).into_iter().collect() },
+        42 => Event::LeasePreempted { lease: m.lease(), job: m.job() },
         _ => unreachable!("there are {VARIANTS} variants"),
     }
 }
