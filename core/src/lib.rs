@@ -37,6 +37,7 @@ pub mod resources;
 pub mod state;
 pub mod time;
 pub mod token;
+pub mod version;
 
 #[cfg(test)]
 mod tests;

@@ -9,4 +9,5 @@ mod kill;
 mod logs;
 mod people;
 mod rows;
+mod silence;
 mod straight_path;
