@@ -16,6 +16,7 @@ use crate::id::Index;
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Ranges {
     Few(Option<IndexRange>),
+    #[expect(clippy::box_collection, reason = "the one range of nearly every set must not take the room of a map")]
     Many(Box<BTreeMap<Index, Index>>),
 }
 
