@@ -292,7 +292,7 @@ mod tests {
         }
         let within = |from: u64, to: u64| {
             let (from, to) = (Duration::from_millis(from), Duration::from_millis(to));
-            waits.iter().filter(|wait| (from..to).contains(wait)).count()
+            waits.iter().filter(|wait| (from..to).contains(*wait)).count()
         };
         assert!(within(0, 4_600) > 50 && within(4_600, 9_500) > 50, "{waits:?}");
         assert_eq!(within(0, 9_500), 200);
