@@ -217,11 +217,11 @@ impl Driver {
             ));
             return self.disconnected();
         }
-        self.parts.uplink.welcomed();
         info!(node = welcome.node_id, scheduler = %welcome.scheduler_version, "the scheduler took this node");
         let authorization = self.parts.uplink.authorization();
         self.parts.line.send_replace(Some(Line { way: self.parts.uplink.way(), authorization }));
         let heartbeat = Millis(welcome.heartbeat_ms.max(1));
+        self.parts.uplink.welcomed(Duration::from_millis(heartbeat.0));
         self.step(Input::Welcomed { acked_report: welcome.acked_report, heartbeat });
         self.send_news();
     }

@@ -157,13 +157,13 @@ impl Node {
         use attach_response::Message;
         match message.message {
             Some(Message::Welcome(welcome)) => {
-                self.uplink.welcomed();
                 let tally = &self.hollow.tally;
                 tally.welcomes.fetch_add(1, Ordering::Relaxed);
                 if !std::mem::replace(&mut self.welcome, true) {
                     tally.attached.fetch_add(1, Ordering::Relaxed);
                 }
                 let heartbeat = Millis(welcome.heartbeat_ms.max(1));
+                self.uplink.welcomed(Duration::from_millis(heartbeat.0));
                 self.step(Input::Welcomed { acked_report: welcome.acked_report, heartbeat });
             }
             Some(Message::HeartbeatAck(ack)) => self.step(Input::HeartbeatAcked { sent: Time(ack.sent_ms) }),

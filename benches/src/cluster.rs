@@ -1,5 +1,7 @@
 //! A cluster of its own: `gangsaw up` in a temporary folder on a free loopback port, and a client of it.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -42,21 +44,62 @@ impl Cluster {
     pub(crate) async fn start(gangsaw: &Path, with_agent: bool) -> anyhow::Result<(Cluster, Client)> {
         let folder = tempfile::Builder::new().prefix("gangsaw-bench-").tempdir()?;
         let verb = if with_agent { "up" } else { "scheduler" };
-        let child = Command::new(gangsaw)
-            .args([verb, "--listen", "127.0.0.1:0", "--state"])
-            .arg(folder.path().join("state"))
-            .env("XDG_STATE_HOME", folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(folder.path().join("stderr"))?)
-            .spawn()
-            .with_context(|| format!("cannot start {}", gangsaw.display()))?;
+        let child = spawn(gangsaw, verb, "127.0.0.1:0", folder.path())?;
         let mut cluster = Cluster { child, folder, address: String::new(), token: String::new() };
         cluster.address = cluster.read("state/scheduler/address").await?;
         cluster.token = cluster.read(&format!("gangsaw/credentials/{}", cluster.address)).await?;
-        let channel = Endpoint::from_shared(format!("http://{}", cluster.address))?.tcp_nodelay(true).connect().await?;
-        let bearer = Bearer(format!("Bearer {}", cluster.token).parse()?);
-        Ok((cluster, JobsServiceClient::with_interceptor(channel, bearer)))
+        let client = cluster.connect().await?;
+        Ok((cluster, client))
+    }
+
+    /// Opens a connection.
+    pub(crate) async fn connect(&self) -> anyhow::Result<Client> {
+        self.door().connect().await
+    }
+
+    /// Returns where its clients knock.
+    pub(crate) fn door(&self) -> Door {
+        Door { url: self.url(), token: self.token.clone() }
+    }
+
+    /// Kills the scheduler with SIGKILL, starts it again where it was, and returns how long that took to the first
+    /// answer, counted from the kill.
+    pub(crate) async fn restart(&mut self, gangsaw: &Path) -> anyhow::Result<Duration> {
+        self.child.kill()?;
+        self.child.wait()?;
+        let begin = Instant::now();
+        self.child = spawn(gangsaw, "scheduler", &self.address, self.folder.path())?;
+        let mut pace = tokio::time::interval(Duration::from_millis(1));
+        while begin.elapsed() < PATIENCE {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("gangsaw ended with {status}: {}", self.stderr());
+            }
+            if let Ok(mut client) = self.connect().await {
+                client.list_jobs(jobs::ListJobsRequest { page_size: 1, ..Default::default() }).await?;
+                return Ok(begin.elapsed());
+            }
+            pace.tick().await;
+        }
+        bail!("the scheduler was not back within {PATIENCE:?}")
+    }
+
+    /// Returns what the scheduler has counted.
+    pub(crate) fn counts(&self) -> anyhow::Result<Counts> {
+        let mut stream = TcpStream::connect(&self.address)?;
+        let (address, token) = (&self.address, &self.token);
+        let head = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n");
+        stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes())?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let of = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.and_then(|number| number.trim().parse().ok()).with_context(|| format!("no {name} in {text}"))
+        };
+        Ok(Counts {
+            events: of("gangsaw_events_appended_total")?,
+            batches: of("gangsaw_batches_appended_total")?,
+            append_seconds: of("gangsaw_append_seconds_sum")?,
+        })
     }
 
     /// Returns a file's text once the file is there and not empty.
@@ -136,6 +179,59 @@ impl Drop for Cluster {
             drop(self.child.wait());
         }
     }
+}
+
+/// Where clients of a cluster knock, whoever holds the cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Door {
+    url: String,
+    token: String,
+}
+
+impl Door {
+    /// Opens a connection.
+    pub(crate) async fn connect(&self) -> anyhow::Result<Client> {
+        let channel = Endpoint::from_shared(self.url.clone())?.tcp_nodelay(true).connect().await?;
+        let bearer = Bearer(format!("Bearer {}", self.token).parse()?);
+        Ok(JobsServiceClient::with_interceptor(channel, bearer))
+    }
+}
+
+/// What a scheduler has counted since its start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Counts {
+    pub(crate) events: f64,
+    pub(crate) batches: f64,
+    append_seconds: f64,
+}
+
+impl Counts {
+    /// Returns what was counted since `before`.
+    pub(crate) fn since(&self, before: &Counts) -> Counts {
+        Counts {
+            events: self.events - before.events,
+            batches: self.batches - before.batches,
+            append_seconds: self.append_seconds - before.append_seconds,
+        }
+    }
+
+    /// Returns the mean time of an append in ms.
+    pub(crate) fn append_ms(&self) -> f64 {
+        self.append_seconds * 1e3 / self.batches.max(1.0)
+    }
+}
+
+/// Starts a verb whose state lies in `folder`.
+fn spawn(gangsaw: &Path, verb: &str, listen: &str, folder: &Path) -> anyhow::Result<Child> {
+    Command::new(gangsaw)
+        .args([verb, "--listen", listen, "--state"])
+        .arg(folder.join("state"))
+        .env("XDG_STATE_HOME", folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(folder.join("stderr"))?)
+        .spawn()
+        .with_context(|| format!("cannot start {}", gangsaw.display()))
 }
 
 /// Sends SIGTERM to a child.

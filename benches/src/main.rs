@@ -8,12 +8,17 @@
 
 mod array;
 mod cluster;
+mod fleet;
 mod floor;
 mod latency;
+mod load;
 mod process;
+mod restart;
+mod submits;
 mod swarm;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -56,6 +61,40 @@ enum What {
         #[arg(long, default_value_t = 1_000_000)]
         elements: u32,
     },
+    /// What the door takes: submits wide, in batches, at a pace, and by command.
+    Submits {
+        /// Single submits measured.
+        #[arg(long, default_value_t = 100_000)]
+        calls: u64,
+        /// `gangsaw submit` commands measured.
+        #[arg(long, default_value_t = 500)]
+        commands: u64,
+    },
+    /// What queued single jobs weigh, and how long a restart with them takes.
+    Jobs {
+        #[arg(long, default_value_t = 100_000)]
+        jobs: u64,
+        /// Seconds before they are weighed.
+        #[arg(long, default_value_t = 60)]
+        idle_s: u64,
+    },
+    /// Single jobs that run until so many events are logged, then a restart with more jobs queued.
+    Events {
+        #[command(flatten)]
+        shape: swarm::Shape,
+        #[arg(long, default_value_t = 1_000_000)]
+        events: u64,
+        #[arg(long, default_value_t = 100_000)]
+        jobs: u64,
+    },
+    /// A fleet without work: its cost, and its return after kill -9.
+    Fleet {
+        #[command(flatten)]
+        shape: swarm::Shape,
+        /// Seconds it is watched for.
+        #[arg(long, default_value_t = 60)]
+        steady_s: u64,
+    },
     /// Used by the latency measurement as its task: sends the time of its first instruction.
     #[command(hide = true)]
     Stamp { socket: PathBuf },
@@ -80,6 +119,12 @@ fn main() -> anyhow::Result<()> {
         What::Array { elements } => runtime.block_on(array::run(&gangsaw, elements)),
         What::Queued { elements } => runtime.block_on(array::queued(&gangsaw, elements)),
         What::Swarm { shape, elements } => runtime.block_on(swarm::array(&gangsaw, &shape, elements)),
+        What::Submits { calls, commands } => runtime.block_on(submits::run(&gangsaw, calls, commands)),
+        What::Jobs { jobs, idle_s } => runtime.block_on(restart::jobs(&gangsaw, jobs, Duration::from_secs(idle_s))),
+        What::Events { shape, events, jobs } => runtime.block_on(restart::events(&gangsaw, &shape, events, jobs)),
+        What::Fleet { shape, steady_s } => {
+            runtime.block_on(fleet::run(&gangsaw, &shape, Duration::from_secs(steady_s)))
+        }
         What::Stamp { socket } => latency::stamp(&socket),
     }
 }

@@ -154,7 +154,7 @@ pub(crate) async fn array(gangsaw: &Path, shape: &Shape, elements: u32) -> anyho
 }
 
 /// Prints what the log takes on disk.
-fn disk(cluster: &Cluster) -> anyhow::Result<()> {
+pub(crate) fn disk(cluster: &Cluster) -> anyhow::Result<()> {
     let folder = cluster.state().join("scheduler");
     let mb = |path: &str| Ok::<f64, anyhow::Error>(disk_bytes(&folder.join(path))? as f64 / 1e6);
     let (database, wal, archive) = (mb("gangsaw.db")?, mb("gangsaw.db-wal")?, mb("archive")?);

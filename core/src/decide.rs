@@ -111,7 +111,7 @@ impl Decider<'_> {
     }
 
     fn standing(&self, id: JobId) -> (Option<&Job>, Standing) {
-        let Some(job) = self.state.jobs.get(&id) else { return (None, Standing::Unknown) };
+        let Some(job) = self.state.job(id) else { return (None, Standing::Unknown) };
         let (caller, owner) = ((&self.request.tenant, &self.request.actor), (&job.body.tenant, &job.body.actor));
         (Some(job), self.request.reach.covers(caller, owner))
     }

@@ -4,7 +4,7 @@
 //! cannot know what the old one heard. Only the change (silent, or back) becomes an event: [`Liveness::overdue`] gives
 //! the inputs `NodeSilent`, and a Hello ends the silence.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::{LeaseId, NodeId};
 use crate::time::{Millis, Time};
@@ -40,22 +40,30 @@ fn mixed(id: u64) -> u64 {
 #[derive(Clone, Debug, Default)]
 pub struct Liveness {
     heard: BTreeMap<NodeId, Time>,
+    /// The same by time, so that asking who is overdue costs those who are.
+    order: BTreeSet<(Time, NodeId)>,
 }
 
 impl Liveness {
     /// Returns the liveness of a leader that starts at `now`: every node of `connected` gets a full time to live.
     pub fn starting(now: Time, connected: impl IntoIterator<Item = NodeId>) -> Self {
-        Self { heard: connected.into_iter().map(|node| (node, now)).collect() }
+        let heard: BTreeMap<NodeId, Time> = connected.into_iter().map(|node| (node, now)).collect();
+        Self { order: heard.keys().map(|node| (now, *node)).collect(), heard }
     }
 
     /// Notes a Hello or a heartbeat.
     pub fn heard(&mut self, node: NodeId, now: Time) {
-        self.heard.insert(node, now);
+        if let Some(before) = self.heard.insert(node, now) {
+            self.order.remove(&(before, node));
+        }
+        self.order.insert((now, node));
     }
 
     /// Forgets a node: it was silenced or removed.
     pub fn forget(&mut self, node: NodeId) {
-        self.heard.remove(&node);
+        if let Some(before) = self.heard.remove(&node) {
+            self.order.remove(&(before, node));
+        }
     }
 
     /// Returns when a node was last heard.
@@ -63,14 +71,18 @@ impl Liveness {
         self.heard.get(&node).copied()
     }
 
-    /// Returns the nodes that were not heard for `ttl`; feed each as `Input::NodeSilent` and then forget it.
+    /// Returns the nodes that were not heard for `ttl`; by number; feed each as `Input::NodeSilent` and then
+    /// forget it.
     pub fn overdue(&self, now: Time, ttl: Millis) -> Vec<NodeId> {
-        self.heard.iter().filter(|(_, heard)| now.since(**heard) >= ttl).map(|(node, _)| *node).collect()
+        let overdue = self.order.iter().take_while(|(heard, _)| now.since(*heard) >= ttl);
+        let mut overdue: Vec<NodeId> = overdue.map(|(_, node)| *node).collect();
+        overdue.sort_unstable();
+        overdue
     }
 
     /// Returns when the next node becomes overdue if nothing is heard.
     pub fn next_overdue(&self, ttl: Millis) -> Option<Time> {
-        self.heard.values().min().map(|heard| *heard + ttl)
+        self.order.first().map(|(heard, _)| *heard + ttl)
     }
 }
 

@@ -1,10 +1,12 @@
 //! A set of `u32`s held as inclusive ranges, so that a million neighbours cost as much as one.
 //!
-//! Invariants: ranges do not overlap and do not touch (they would be one), and `len` is the number of members.
+//! Invariants: ranges do not overlap and do not touch (they would be one), and `len` is the number of members. A set of
+//! at most one range holds it in place, for most sets have one and there is one in every job and lease.
 //! Every operation costs the ranges it touches, times a logarithm.
 
-use std::collections::BTreeMap;
+mod held;
 
+use self::held::Ranges;
 use crate::id::Index;
 
 /// An inclusive range of indices; `first <= last`.
@@ -31,7 +33,7 @@ impl IndexRange {
 /// A set of indices held as ranges.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RangeSet {
-    ranges: BTreeMap<Index, Index>,
+    ranges: Ranges,
     len: u64,
 }
 
@@ -67,17 +69,17 @@ impl RangeSet {
 
     /// Returns the lowest member.
     pub fn first(&self) -> Option<Index> {
-        self.ranges.first_key_value().map(|(first, _)| *first)
+        self.ranges.iter().next().map(|(first, _)| first)
     }
 
     /// Returns the highest member.
     pub fn last(&self) -> Option<Index> {
-        self.ranges.last_key_value().map(|(_, last)| *last)
+        self.ranges.iter().next_back().map(|(_, last)| last)
     }
 
     /// Returns the lowest range.
     pub fn first_range(&self) -> Option<IndexRange> {
-        self.ranges.first_key_value().map(|(first, last)| IndexRange { first: *first, last: *last })
+        self.ranges.iter().next().map(|(first, last)| IndexRange { first, last })
     }
 
     /// Says whether `index` is a member.
@@ -92,16 +94,14 @@ impl RangeSet {
 
     /// Returns the range that holds `index`.
     pub fn range_of(&self, index: Index) -> Option<IndexRange> {
-        let (first, last) = self.ranges.range(..=index).next_back()?;
-        (index <= *last).then_some(IndexRange { first: *first, last: *last })
+        let (first, last) = self.ranges.last_until(index)?;
+        (index <= last).then_some(IndexRange { first, last })
     }
 
     /// Returns how many members are below `index`.
     pub fn rank(&self, index: Index) -> u64 {
-        self.ranges
-            .range(..index)
-            .map(|(first, last)| IndexRange { first: *first, last: (*last).min(index - 1) }.count())
-            .sum()
+        let Some(below) = index.checked_sub(1) else { return 0 };
+        self.ranges.range(0..=below).map(|(first, last)| IndexRange { first, last: last.min(below) }.count()).sum()
     }
 
     /// Adds `first..=last`.
@@ -111,14 +111,14 @@ impl RangeSet {
     pub fn insert(&mut self, first: Index, last: Index) {
         assert!(first <= last, "a range runs upwards");
         let (mut low, mut high) = (first, last);
-        if let Some((before, end)) = self.ranges.range(..=first).next_back().map(|(a, b)| (*a, *b))
+        if let Some((before, end)) = self.ranges.last_until(first)
             && u64::from(end) + 1 >= u64::from(first)
         {
             low = before;
             high = high.max(end);
             self.drop_range(before, end);
         }
-        while let Some((next, end)) = self.ranges.range(low..).next().map(|(a, b)| (*a, *b)) {
+        while let Some((next, end)) = self.ranges.first_from(low) {
             if u64::from(next) > u64::from(high) + 1 {
                 break;
             }
@@ -142,8 +142,8 @@ impl RangeSet {
     /// If `first > last`.
     pub fn remove(&mut self, first: Index, last: Index) {
         assert!(first <= last, "a range runs upwards");
-        let start = self.ranges.range(..=first).next_back().map_or(first, |(low, _)| *low);
-        let hit: Vec<(Index, Index)> = self.ranges.range(start..=last).map(|(a, b)| (*a, *b)).collect();
+        let start = self.ranges.last_until(first).map_or(first, |(low, _)| low);
+        let hit: Vec<(Index, Index)> = self.ranges.range(start..=last).collect();
         for (low, high) in hit {
             if high < first {
                 continue;
@@ -185,22 +185,22 @@ impl RangeSet {
         let end = last.max(start);
         self.ranges
             .range(start..=end)
-            .map(move |(low, high)| IndexRange { first: (*low).max(first), last: (*high).min(last) })
+            .map(move |(low, high)| IndexRange { first: low.max(first), last: high.min(last) })
             .filter(|range| range.first <= range.last)
     }
 
     /// Yields the ranges, ascending.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = IndexRange> + '_ {
-        self.ranges.iter().map(|(first, last)| IndexRange { first: *first, last: *last })
+        self.ranges.iter().map(|(first, last)| IndexRange { first, last })
     }
 
     /// Yields the members, ascending.
     pub fn indices(&self) -> impl Iterator<Item = Index> + '_ {
-        self.ranges.iter().flat_map(|(first, last)| *first..=*last)
+        self.ranges.iter().flat_map(|(first, last)| first..=last)
     }
 
     fn drop_range(&mut self, first: Index, last: Index) {
-        self.ranges.remove(&first);
+        self.ranges.remove(first);
         self.len -= IndexRange { first, last }.count();
     }
 }

@@ -54,7 +54,8 @@ pub struct State {
     /// Time of the last event.
     pub(crate) now: Time,
     pub(crate) counters: Counters,
-    pub(crate) jobs: BTreeMap<JobId, Job>,
+    /// Boxed: a map's nodes are half empty when its keys rise, and jobs are large.
+    pub(crate) jobs: BTreeMap<JobId, Box<Job>>,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     pub(crate) leases: BTreeMap<LeaseId, Lease>,
     pub(crate) gangs: BTreeMap<(JobId, Index), Gang>,
@@ -114,12 +115,12 @@ impl State {
 
     /// Returns a job.
     pub fn job(&self, job: JobId) -> Option<&Job> {
-        self.jobs.get(&job)
+        self.jobs.get(&job).map(Box::as_ref)
     }
 
     /// Yields the jobs, oldest first; reversible.
     pub fn jobs(&self) -> impl DoubleEndedIterator<Item = &Job> {
-        self.jobs.values()
+        self.jobs.values().map(Box::as_ref)
     }
 
     /// Returns a node.
@@ -140,6 +141,11 @@ impl State {
     /// Returns who may join, and who has.
     pub fn joins(&self) -> &Joins {
         &self.joins
+    }
+
+    /// Returns how many nodes there are.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
     }
 
     /// Returns a lease.

@@ -363,7 +363,7 @@ impl World {
     pub(crate) fn compact(&mut self) {
         let Some(scheduler) = &self.scheduler else { return };
         let (seq, at) = (scheduler.seq, scheduler.state.now());
-        let events = snapshot_events(&scheduler.state);
+        let events: Vec<_> = snapshot_events(&scheduler.state).collect();
         let mut fold = self.initial.clone();
         for event in &events {
             apply(&mut fold, at, event);

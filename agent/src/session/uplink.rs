@@ -7,6 +7,8 @@
 //! - `Connected` comes before the stream is opened, and what the driver queues then (the Hello) is its first message.
 //! - After `Closed` nothing of that stream comes any more.
 //! - Pauses between dials grow, with jitter, to 1 s on loopback and 30 s elsewhere; a Welcome resets them.
+//! - A large fleet comes back over some seconds: each node adds a random part of a span that grows with the heartbeat
+//!   it was told, so that the scheduler answers others meanwhile.
 //! - `next` may be cancelled at any point and loses nothing.
 //!
 //! Elsewhere: the token is `token`; what is said is `driver`.
@@ -15,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use gangsaw_core::liveness::{HEARTBEATS_PER_TTL, LEASE_TTL};
 use gangsaw_proto::node::v1::node_service_client::NodeServiceClient;
 use gangsaw_proto::node::v1::{AttachRequest, AttachResponse};
 use tokio::sync::mpsc;
@@ -42,6 +45,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// First pause and longest pause, on loopback and elsewhere.
 const PAUSE_LOOPBACK: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(1));
 const PAUSE_REMOTE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// A fleet dials again over this part of what its heartbeat is longer than a small fleet's: some 1,200 nodes a second.
+const SPREAD_SHARE: u32 = 3;
+/// And never over more: what is lost while a node is away grows, too.
+const SPREAD_MAX: Duration = Duration::from_secs(30);
 
 /// What happened on the uplink.
 pub(crate) enum UplinkEvent {
@@ -78,6 +85,8 @@ pub(crate) struct Uplink {
     last_word: LastWord,
     state: State,
     pause: Duration,
+    /// The span over which the fleet dials again.
+    spread: Duration,
     /// When the Welcome must be there.
     welcome_by: Option<Instant>,
     /// The last failure that was logged as a warning, so that the same one is not repeated for ever.
@@ -96,6 +105,7 @@ impl Uplink {
             last_word: LastWord::default(),
             state,
             pause,
+            spread: Duration::ZERO,
             welcome_by: None,
             warned: String::new(),
         }
@@ -119,8 +129,10 @@ impl Uplink {
         authorization(self.token.as_deref(), &self.server)
     }
 
-    /// The scheduler took the Hello: the next failure begins with short pauses again.
-    pub(crate) fn welcomed(&mut self) {
+    /// The scheduler took the Hello: the next failure begins with short pauses again. `heartbeat` tells how large the
+    /// fleet is, for it grows with it.
+    pub(crate) fn welcomed(&mut self, heartbeat: Duration) {
+        self.spread = spread(heartbeat);
         self.pause = pauses(&self.server).0;
         self.welcome_by = None;
         self.warned.clear();
@@ -197,7 +209,8 @@ impl Uplink {
             why.clone_into(&mut self.warned);
         }
         self.welcome_by = None;
-        self.state = State::Waiting(Instant::now() + jitter(self.pause));
+        let pause = jitter(self.pause) + self.spread.mul_f64(random());
+        self.state = State::Waiting(Instant::now() + pause);
         self.pause = (self.pause * 2).min(pauses(&self.server).1);
     }
 }
@@ -261,10 +274,20 @@ fn pauses(server: &Server) -> (Duration, Duration) {
 
 /// Between half of `pause` and all of it, so that a fleet does not come back in step.
 fn jitter(pause: Duration) -> Duration {
-    let mut byte = [0_u8; 1];
-    // Without randomness there is only no jitter.
-    let _ = rustix::rand::getrandom(&mut byte[..], rustix::rand::GetRandomFlags::NONBLOCK);
-    pause / 2 + pause / 2 * u32::from(byte[0]) / 255
+    pause / 2 + (pause / 2).mul_f64(random())
+}
+
+/// The span over which a fleet with this heartbeat dials again: nothing for a small one, 8 s for ten thousand nodes.
+fn spread(heartbeat: Duration) -> Duration {
+    let small = Duration::from_millis(LEASE_TTL.0 / HEARTBEATS_PER_TTL);
+    (heartbeat.saturating_sub(small) / SPREAD_SHARE).min(SPREAD_MAX)
+}
+
+/// A number from 0 to 1. Without randomness there is only no jitter.
+fn random() -> f64 {
+    let mut bytes = [0_u8; 2];
+    let _ = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::NONBLOCK);
+    f64::from(u16::from_le_bytes(bytes)) / f64::from(u16::MAX)
 }
 
 #[cfg(test)]
@@ -283,8 +306,29 @@ mod tests {
         assert_eq!(uplink.pause, PAUSE_LOOPBACK.1);
         let State::Waiting(until) = &uplink.state else { panic!("not waiting") };
         assert!(*until <= Instant::now() + PAUSE_LOOPBACK.1);
-        uplink.welcomed();
-        assert_eq!(uplink.pause, PAUSE_LOOPBACK.0);
+        uplink.welcomed(Duration::from_secs(5));
+        assert_eq!((uplink.pause, uplink.spread), (PAUSE_LOOPBACK.0, Duration::ZERO));
         assert!(jitter(Duration::from_secs(2)) >= Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn a_large_fleet_dials_again_over_a_span_that_its_heartbeat_tells() {
+        let server = Server { host: "127.0.0.1".to_owned(), port: 1, tls: false };
+        let mut uplink = Uplink::new(server, Some("t".to_owned()));
+        // The heartbeat of ten thousand nodes.
+        uplink.welcomed(Duration::from_millis(gangsaw_core::liveness::lease_ttl(10_000).0 / HEARTBEATS_PER_TTL));
+        let begin = Instant::now();
+        let mut waits = Vec::new();
+        for _ in 0..200 {
+            uplink.hang_up();
+            let State::Waiting(until) = &uplink.state else { panic!("not waiting") };
+            waits.push(until.saturating_duration_since(begin));
+        }
+        let within = |from: u64, to: u64| {
+            let (from, to) = (Duration::from_millis(from), Duration::from_millis(to));
+            waits.iter().filter(|wait| (from..to).contains(*wait)).count()
+        };
+        assert!(within(0, 4_600) > 50 && within(4_600, 9_500) > 50, "{waits:?}");
+        assert_eq!(within(0, 9_500), 200);
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use gangsaw_scheduler::{Config, TlsError, serve};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -56,6 +56,7 @@ pub(crate) async fn run(format: Format, args: &Args) -> Result<u8, Failure> {
         return init(format, args);
     }
     die_with_parent(args.die_with_parent, Signal::KILL)?;
+    raise_descriptors();
     let state = up::folder(args.state.as_deref())?;
     let stop = CancellationToken::new();
     let mut config = Config::new(state.clone(), args.listen);
@@ -80,6 +81,14 @@ pub(crate) async fn run(format: Format, args: &Args) -> Result<u8, Failure> {
         failure(error.reason(), sentence, error.hint(), error.exit_code())
     })?;
     Ok(0)
+}
+
+/// Raises the soft limit of descriptors to the hard one: each node is a connection, and the usual soft limit is 1,024.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, soft = limit.current, "the limit of descriptors stays as it is");
+    }
 }
 
 /// Makes the certificates of a state folder.

@@ -58,7 +58,7 @@ impl State {
     /// Puts a job, new or restored, into the state and its indices.
     pub(super) fn insert_job(&mut self, mut body: JobBody) {
         let id = body.id;
-        self.share_env(&mut body);
+        let shape = self.share(&mut body);
         let mut job = Job {
             leases: BTreeSet::new(),
             waiting: BTreeSet::new(),
@@ -66,11 +66,7 @@ impl State {
             running: 0,
             gpus: 0,
             ended_counts: BTreeMap::new(),
-            shape: Arc::new(Shape {
-                demands: body.spec.demands.clone(),
-                replicas: body.spec.replicas,
-                excluded: Vec::new(),
-            }),
+            shape,
             entry: Default::default(),
             body,
         };
@@ -93,27 +89,43 @@ impl State {
             self.index.ended.insert((at, id));
         }
         let notice = job.body.notice.take();
-        self.jobs.insert(id, job);
+        self.jobs.insert(id, Box::new(job));
         self.set_notice(id, notice.map(|notice| *notice));
         self.watch_dependencies(id);
         self.reindex(id, false);
     }
 
-    /// Lets a job share its environment with the one before it: people submit many jobs from one shell, and the
-    /// environment is most of what a job weighs.
-    fn share_env(&self, body: &mut JobBody) {
-        let Some((_, before)) = self.jobs.last_key_value() else {
-            return;
+    /// Lets a job share with the one before it what is equal in both, and returns its shape: people submit many like
+    /// jobs from one shell, and what they have in common is most of what a job weighs.
+    fn share(&self, body: &mut JobBody) -> Arc<Shape> {
+        let spec = &body.spec;
+        let fresh = || {
+            let (demands, replicas) = (spec.demands.clone(), spec.replicas);
+            Arc::new(Shape { demands, replicas, excluded: Vec::new() })
         };
-        let (old, new) = (&before.body.spec, &body.spec);
-        let same = old.exported_env == new.exported_env && old.env == new.env;
-        if same && !Arc::ptr_eq(&old.exported_env, &new.exported_env) {
-            let (exported_env, env) = (old.exported_env.clone(), old.env.clone());
-            body.spec = Arc::new(JobSpec { exported_env, env, ..(*body.spec).clone() });
+        let Some((_, before)) = self.jobs.last_key_value() else {
+            return fresh();
+        };
+        let old = &before.body;
+        let same_shape = before.shape.demands == spec.demands
+            && before.shape.replicas == spec.replicas
+            && before.shape.excluded.is_empty();
+        let shape = if same_shape { before.shape.clone() } else { fresh() };
+        if old.spec == *spec {
+            body.spec = old.spec.clone();
+        } else if old.spec.exported_env == spec.exported_env && old.spec.env == spec.env {
+            let (exported_env, env) = (old.spec.exported_env.clone(), old.spec.env.clone());
+            body.spec = Arc::new(JobSpec { exported_env, env, ..(**spec).clone() });
         }
+        share_one(&mut body.tenant, &old.tenant);
+        share_one(&mut body.actor, &old.actor);
+        share_one(&mut body.queue, &old.queue);
+        shape
     }
 
     pub(super) fn insert_key(&mut self, tenant: &Tenant, key: &IdempotencyKey, used: UsedKey) {
+        let shared = used.jobs.first().and_then(|job| self.jobs.get(job)).map(|job| job.body.tenant.clone());
+        let tenant = shared.as_ref().filter(|shared| *shared == tenant).unwrap_or(tenant);
         let name = (tenant.clone(), key.clone());
         let at = used.used_at;
         if let Some(old) = self.keys.insert(name, used) {
@@ -253,6 +265,13 @@ impl State {
         self.counters.round = round;
         self.index.changes.relaxed = more;
         self.index.changes.lines.clear();
+    }
+}
+
+/// Replaces what is equal by what is there already.
+fn share_one<T: PartialEq + Clone>(new: &mut T, old: &T) {
+    if new == old {
+        *new = old.clone();
     }
 }
 

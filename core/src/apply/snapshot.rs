@@ -5,8 +5,9 @@ use crate::state::{Counters, State, UsedKey};
 use crate::time::Time;
 use crate::token::Tokens;
 
-/// Returns compacted events whose fold from [`State::new`], at the state's own time, is `state`.
-pub fn snapshot_events(state: &State) -> Vec<Event> {
+/// Yields compacted events whose fold from [`State::new`], at the state's own time, is `state`. One after the other:
+/// all at once would double what the state weighs.
+pub fn snapshot_events(state: &State) -> impl Iterator<Item = Event> + '_ {
     let queues = state.queues.iter().map(|(key, queue)| Restored::Queue { queue: key.clone(), limits: queue.limits });
     let tenants =
         state.tenants.iter().map(|(tenant, held)| Restored::Tenant { tenant: tenant.clone(), limits: held.limits });
@@ -36,7 +37,6 @@ pub fn snapshot_events(state: &State) -> Vec<Event> {
         .chain(tokens)
         .chain(counters)
         .map(Event::Restored)
-        .collect()
 }
 
 impl State {

@@ -87,7 +87,7 @@ impl<'a> Solver<'a> {
         let woken = state.index.wakes.iter().take_while(|(at, _)| *at <= self.now);
         self.awake = woken.map(|(_, job)| *job).collect();
         for job in self.awake.iter().filter_map(|id| state.jobs.get(id)) {
-            if let Some((line, place)) = job.entry_at(self.now).line {
+            if let Some((line, place)) = job.entry_at(self.now).line() {
                 self.heads.insert(place, Head { line, followed: false });
             }
         }

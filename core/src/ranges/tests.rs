@@ -41,6 +41,8 @@ proptest! {
             prop_assert_eq!(ranges.len(), model.len() as u64);
             prop_assert_eq!(ranges.first(), model.first().copied());
             prop_assert_eq!(ranges.last(), model.last().copied());
+            // However it came about, it is held like any other of the same members.
+            prop_assert_eq!(&ranges, &set(&model));
         }
     }
 

@@ -58,10 +58,19 @@ pub(crate) type FreeKey = (u32, (u64, u64, NodeId));
 /// What the indices hold for one job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Entry {
-    pub(crate) line: Option<(Line, Place)>,
+    /// Its shape and its place in its line, if it may start.
+    pub(crate) place: Option<(Arc<Shape>, Place)>,
     pub(crate) wake: Option<Time>,
     pub(crate) usage: Usage,
     pub(crate) queue: Option<QueueKey>,
+}
+
+impl Entry {
+    /// Returns the job's line and its place there, if it may start.
+    pub(crate) fn line(&self) -> Option<(Line, Place)> {
+        let (shape, place) = self.place.as_ref()?;
+        Some((Line { queue: self.queue.clone()?, shape: shape.clone() }, *place))
+    }
 }
 
 /// What happened since the last round.
@@ -129,7 +138,7 @@ impl Job {
         let queue = QueueKey { tenant: body.tenant.clone(), name: body.queue.clone() };
         let usage =
             Usage { running: self.running, queued: body.pending.len() + self.waiting.len() as u64, gpus: self.gpus };
-        let mut entry = Entry { line: None, wake: None, usage, queue: Some(queue.clone()) };
+        let mut entry = Entry { place: None, wake: None, usage, queue: Some(queue) };
         if body.held || body.after.iter().any(|after| after.standing != Standing::Met) || usage.queued == 0 {
             return entry;
         }
@@ -138,7 +147,7 @@ impl Job {
         entry.wake = expiries.chain(due).filter(|time| *time > now).min();
         let startable = !body.pending.is_empty() || due.is_some_and(|time| time <= now);
         if startable && self.room() > 0 {
-            entry.line = Some((Line { queue, shape: self.shape_at(now) }, Place::of(self)));
+            entry.place = Some((self.shape_at(now), Place::of(self)));
         }
         entry
     }
@@ -203,14 +212,15 @@ impl State {
                 self.index.wakes.insert((wake, id));
             }
         }
-        if old.line != new.line {
-            if let Some((line, place)) = &old.line {
+        let (left, entered) = (old.line(), new.line());
+        if left != entered {
+            if let Some((line, place)) = &left {
                 self.leave_line(line, place);
                 self.index.changes.relaxed |= !placing;
             }
-            if let Some((line, place)) = &new.line {
-                self.index.lines.entry(line.clone()).or_default().insert(*place);
+            if let Some((line, place)) = entered {
                 self.index.changes.lines.insert(line.clone());
+                self.index.lines.entry(line).or_default().insert(place);
             }
         }
         // Whoever uses less of a queue, or leaves it, makes room in its limits.

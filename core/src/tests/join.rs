@@ -106,7 +106,7 @@ fn a_snapshot_keeps_who_was_let_in_and_gives_no_number_twice() {
     create(&mut state, 3);
     join(&mut state, 1, "a", "ua");
     let mut restored = State::new();
-    snapshot_events(&state).iter().for_each(|event| apply(&mut restored, state.now(), event));
+    snapshot_events(&state).for_each(|event| apply(&mut restored, state.now(), &event));
     assert_eq!(restored.joins(), state.joins());
     let forgotten = Event::Join(JoinEvent::MemberForgotten {
         by: crate::event::By { actor: Actor::new("ada").unwrap(), request_id: RequestId::new("r").unwrap() },

@@ -1,5 +1,7 @@
 //! Submits: all or none, all faults at once, once for each key.
 
+use std::sync::Arc;
+
 use expect_test::expect;
 
 use super::world::*;
@@ -112,4 +114,31 @@ fn jobs_submitted_from_one_shell_share_its_environment() {
     let env = |job| w.state.job(job).unwrap().body.spec.exported_env.clone();
     assert!(std::sync::Arc::ptr_eq(&env(jobs[0]), &env(jobs[1])));
     assert_eq!(env(jobs[2])["PATH"], "/usr/bin");
+}
+
+#[test]
+fn jobs_of_one_shell_share_what_they_have_in_common() {
+    let mut w = World::with_nodes(&[]);
+    let shell = |line: &str| JobDraft { work: Some(WorkDraft::Shell(line.to_owned())), ..sleep() };
+    for line in ["a", "a", "b"] {
+        let reply = w.submit(vec![shell(line)]);
+        assert!(matches!(reply, Reply::Submitted { .. }), "{reply:?}");
+    }
+    let same = |w: &World| {
+        let jobs: Vec<_> = w.state.jobs().collect();
+        let [first, like, other] = jobs[..] else { panic!("{} jobs", jobs.len()) };
+        let (a, b, c) = (&first.body, &like.body, &other.body);
+        assert!(Arc::ptr_eq(&a.spec, &b.spec), "the same command from the same shell is one spec");
+        assert!(!Arc::ptr_eq(&b.spec, &c.spec) && Arc::ptr_eq(&b.spec.exported_env, &c.spec.exported_env));
+        assert!(Arc::ptr_eq(&first.shape, &other.shape));
+        assert_ne!(b.spec.command(), c.spec.command());
+    };
+    same(&w);
+    // A restart folds the snapshot, and that shares as well.
+    let mut restored = crate::state::State::new();
+    for event in crate::apply::snapshot_events(&w.state) {
+        crate::apply::apply(&mut restored, w.state.now(), &event);
+    }
+    w.state = restored;
+    same(&w);
 }

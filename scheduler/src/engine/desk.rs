@@ -82,7 +82,7 @@ impl Desk {
 
     /// Returns how long a node may be silent now.
     pub(super) fn ttl(state: &State) -> Millis {
-        lease_ttl(state.nodes().count())
+        lease_ttl(state.node_count())
     }
 
     /// Gives every node a full time to live if the engine itself stood still between two turns (it was stopped, or the
