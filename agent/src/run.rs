@@ -23,7 +23,7 @@ use crate::inventory::ours::Marks;
 use crate::inventory::watch::{self as gpus, GpuView, Held};
 use crate::journal::Journal;
 use crate::keeper::{self, Keeper};
-use crate::launch::{self, Launcher};
+use crate::launch::{Launcher, default_env};
 use crate::progress::Progress;
 use crate::session::identity::{self, Identity, JoinError, JoinToken, Joining};
 use crate::session::logs;
@@ -150,7 +150,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         tasks.spawn(identity::renew(folder.path.clone(), server.clone(), renewed, inner.clone()));
         current
     });
-    let launcher = Launcher { exe, folder: folder.path.clone(), default_env: launch::default_env(), users };
+    let launcher = Launcher { exe, folder: folder.path.clone(), default_env: default_env(), users };
     let driver = Driver::new(Parts {
         node_name,
         node_uuid: folder.node_uuid.clone(),

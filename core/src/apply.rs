@@ -10,6 +10,7 @@ mod ends;
 mod jobs;
 mod leases;
 mod nodes;
+mod notices;
 mod snapshot;
 
 pub(crate) use leases::{CHUNK_LATE_AFTER, INFRA_STARTS_WITHIN};
@@ -32,6 +33,9 @@ pub fn apply(state: &mut State, at: Time, event: &Event) {
         Event::JobUpdated { job, priority, queue, time_limit, .. } => {
             state.job_updated(*job, *priority, queue.as_ref(), *time_limit);
         }
+        Event::NoticeSent { job, tries } => state.notice_sent(*job, *tries),
+        Event::NoticeFailed { job, tries, not_before, why } => state.notice_failed(*job, *tries, *not_before, why),
+        Event::NoticeGivenUp { job, tries, why } => state.notice_given_up(*job, *tries, why),
         Event::JobForgotten { job } => state.job_forgotten(*job),
         Event::NodeRegistered { .. } => state.node_registered(event),
         Event::NodeReturned { node, boot_id, agent_version } => state.node_returned(*node, boot_id, agent_version),

@@ -10,6 +10,7 @@ mod fits;
 mod join;
 mod next;
 mod nodes;
+mod notice;
 mod report;
 mod scratch;
 mod submit;
@@ -50,6 +51,7 @@ pub fn decide(state: &State, now: Time, request: &Request) -> Step {
         Input::SetQueue { name, running_max, queued_max, gpus_max } => {
             decider.set_queue(name, *running_max, *queued_max, *gpus_max)
         }
+        Input::Notice { job, ended_at, posted } => decider.notice(*job, *ended_at, posted),
         Input::CreateToken(draft) => decider.create_token(draft),
         Input::RevokeToken { token } => decider.revoke_token(*token),
         Input::SetTenant { name, running_max, queued_max, gpus_max } => {

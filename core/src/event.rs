@@ -104,6 +104,33 @@ pub enum Event {
         /// Its new time limit.
         time_limit: Option<Millis>,
     },
+    /// Somebody was told that a job has ended.
+    NoticeSent {
+        /// Which job.
+        job: JobId,
+        /// Tries it took.
+        tries: u32,
+    },
+    /// A try to tell that a job has ended failed; another follows.
+    NoticeFailed {
+        /// Which job.
+        job: JobId,
+        /// Tries so far.
+        tries: u32,
+        /// When the next may begin.
+        not_before: Time,
+        /// What it came to.
+        why: String,
+    },
+    /// Nobody tries any more to tell that a job has ended.
+    NoticeGivenUp {
+        /// Which job.
+        job: JobId,
+        /// Tries made.
+        tries: u32,
+        /// What the last came to.
+        why: String,
+    },
     /// An old ended job left the state; the log and its archive still have it.
     JobForgotten {
         /// Which job.

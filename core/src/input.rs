@@ -4,13 +4,14 @@ use crate::access::Reach;
 use crate::id::{
     Actor, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, RequestId, Tenant, TokenId,
 };
+use crate::job::notice::Posted;
 use crate::job::record::Exit;
 use crate::job::spec::JobSpec;
 use crate::join::JoinInput;
 use crate::node::NodeMode;
 use crate::ranges::RangeSet;
 use crate::resources::Inventory;
-use crate::time::Millis;
+use crate::time::{Millis, Time};
 use crate::token::TokenDraft;
 
 /// One input and who sent it.
@@ -139,6 +140,15 @@ pub enum Input {
     },
     /// About who is let in.
     Join(JoinInput),
+    /// Somebody was told that a job has ended, or was not.
+    Notice {
+        /// Which job.
+        job: JobId,
+        /// The end it was about.
+        ended_at: Time,
+        /// What came of it.
+        posted: Posted,
+    },
     /// Time passed: gang deadlines, lost nodes, old keys and old jobs.
     Tick,
 }

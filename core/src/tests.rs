@@ -9,6 +9,7 @@ mod join;
 mod life;
 mod limits;
 mod nodes;
+mod notices;
 mod placement;
 mod random;
 mod submits;

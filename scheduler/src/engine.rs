@@ -95,6 +95,8 @@ pub(crate) struct Parts {
     pub(crate) refused_inputs: PathBuf,
     /// A planned death, for tests.
     pub(crate) fail_at: Option<FailAt>,
+    /// Where it is said that ends are to be told of: how often one became owed.
+    pub(crate) notices: tokio::sync::watch::Sender<u64>,
 }
 
 /// A cheap, cloneable handle. Holds channels and nothing else.

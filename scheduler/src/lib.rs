@@ -16,6 +16,7 @@ mod http;
 mod keyring;
 mod logs;
 mod metrics;
+mod notify;
 mod places;
 mod rpc;
 mod serve;

@@ -48,6 +48,8 @@ pub(crate) struct Metrics {
     pub(crate) cluster_time: Gauge<f64, AtomicU64>,
     /// Watch streams that are open.
     pub(crate) watchers: Gauge,
+    /// Tries to tell of a job's end, by what came of them.
+    pub(crate) notices: Family<Label, Counter>,
     /// Bytes of logs copied from nodes, before compression.
     pub(crate) log_copied: Counter,
 }
@@ -81,6 +83,7 @@ impl Metrics {
             snapshots: Counter::default(),
             cluster_time: Gauge::default(),
             watchers: Gauge::default(),
+            notices: Family::default(),
             log_copied: Counter::default(),
         };
         registry.register("jobs", "Jobs the engine holds", metrics.jobs.clone());
@@ -105,6 +108,7 @@ impl Metrics {
         let time = metrics.cluster_time.clone();
         registry.register_with_unit("cluster_time", "The cluster clock", Unit::Seconds, time);
         registry.register("watchers", "Watch streams that are open", metrics.watchers.clone());
+        registry.register("notices", "Tries to tell of a job's end", metrics.notices.clone());
         let copied = metrics.log_copied.clone();
         registry.register_with_unit("log_copied", "Bytes of logs copied from nodes", Unit::Bytes, copied);
         Metrics { registry, ..metrics }

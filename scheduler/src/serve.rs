@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +22,7 @@ use crate::engine::{Engine, Parts};
 use crate::http::{self, Served};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
+use crate::notify;
 use crate::rpc::auth::{Gate, LogRate};
 use crate::rpc::caller::Person;
 use crate::store::SqliteStore;
@@ -43,7 +45,8 @@ pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), Se
     let unusable = |source| ServeError::StateFolder { path: folder.clone(), source };
     token::make_private_folder(&folder).map_err(unusable)?;
     let metrics = Arc::new(Metrics::new());
-    let parts = open(&config, &folder, Arc::clone(&metrics))?;
+    let (notices, made) = watch::channel(0);
+    let parts = open(&config, &folder, Arc::clone(&metrics), notices)?;
     let token = Token::of_folder(&folder).map_err(unusable)?;
     let owner = Person::of_this_process();
     let listener = bind(config.listen).await?;
@@ -53,6 +56,7 @@ pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), Se
     let logs =
         Logs::open(engine.clone(), folder.join("logs"), Arc::clone(&metrics), readers.clone()).map_err(unusable)?;
     readers.spawn(logs.clone().keep(stop.clone()));
+    readers.spawn(notify::keep(engine.clone(), Arc::clone(&metrics), made, stop.clone()));
     let served = Served {
         engine: engine.clone(),
         logs,
@@ -81,7 +85,12 @@ pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), Se
     ended
 }
 
-fn open(config: &Config, folder: &Path, metrics: Arc<Metrics>) -> Result<Parts, ServeError> {
+fn open(
+    config: &Config,
+    folder: &Path,
+    metrics: Arc<Metrics>,
+    notices: watch::Sender<u64>,
+) -> Result<Parts, ServeError> {
     let (store, loaded) = SqliteStore::open(folder, config.fail_at)?;
     let unusable = |source| ServeError::StateFolder { path: config.state_dir.clone(), source };
     let disk = DiskGuard::open(&config.state_dir).map_err(unusable)?;
@@ -92,6 +101,7 @@ fn open(config: &Config, folder: &Path, metrics: Arc<Metrics>) -> Result<Parts, 
         metrics,
         refused_inputs: folder.join("refused-inputs"),
         fail_at: config.fail_at,
+        notices,
     })
 }
 

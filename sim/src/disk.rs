@@ -114,6 +114,7 @@ pub(crate) fn grows_state(input: &Input) -> bool {
         | Input::ForgetNode { .. }
         | Input::RevokeToken { .. }
         | Input::Join(JoinInput::Revoke { .. })
+        | Input::Notice { .. }
         | Input::Tick => false,
     }
 }

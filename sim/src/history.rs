@@ -187,6 +187,9 @@ impl History {
             | Event::LeaseTrimmed { .. }
             | Event::LeasePreempted { .. }
             | Event::NodeExcluded { .. }
+            | Event::NoticeSent { .. }
+            | Event::NoticeFailed { .. }
+            | Event::NoticeGivenUp { .. }
             | Event::ReportTaken { .. }
             | Event::Join(_)
             | Event::Token(_)

@@ -7,6 +7,7 @@
 //! report of an older stream is taken: reports are safe in any order.
 
 mod hear;
+mod notices;
 mod perform;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,7 +17,7 @@ use gangsaw_core::apply::{apply, snapshot_events};
 use gangsaw_core::decide::decide;
 use gangsaw_core::effect::{Effect, Refusal, RefusalKind, Reply};
 use gangsaw_core::event::{Event, Record};
-use gangsaw_core::id::{Actor, NodeId, RequestId, Tenant};
+use gangsaw_core::id::{Actor, JobId, NodeId, RequestId, Tenant};
 use gangsaw_core::input::{HeldLease, Input, Request};
 use gangsaw_core::liveness::{Liveness, lease_ttl};
 use gangsaw_core::place::place;
@@ -67,6 +68,8 @@ pub(crate) struct Scheduler {
     /// Heartbeats in a row that counted other leases.
     mismatches: BTreeMap<NodeId, u32>,
     requests: u64,
+    /// Jobs whose end is being told at this moment, and the end it is about.
+    posting: BTreeMap<JobId, Time>,
     /// Cluster time and the simulation's time when it started.
     base: (Time, u64),
 }
@@ -126,6 +129,7 @@ impl World {
             newest: BTreeMap::new(),
             mismatches: BTreeMap::new(),
             requests: 0,
+            posting: BTreeMap::new(),
             base,
         });
         self.note("scheduler-up", &[self.scheduler_starts, seq]);
@@ -194,6 +198,7 @@ impl World {
         if wakes {
             self.ask(Asker::Engine, "scheduler", None, Input::Tick);
         }
+        self.tell_ends();
         self.plan_pulse();
     }
 
@@ -202,7 +207,8 @@ impl World {
         let Some(scheduler) = &mut self.scheduler else { return };
         let wake = scheduler.state.next_wake().map(|wake| scheduler.at(wake));
         let overdue = scheduler.liveness.next_overdue(scheduler.ttl()).map(|due| scheduler.at(due));
-        let next = [wake, overdue].into_iter().flatten().min().unwrap_or(u64::MAX);
+        let notice = scheduler.next_notice().map(|due| scheduler.at(due));
+        let next = [wake, overdue, notice].into_iter().flatten().min().unwrap_or(u64::MAX);
         let next = next.clamp(now + 1, now + PULSE_MS);
         if scheduler.pulse_planned.is_none_or(|planned| next < planned) {
             scheduler.pulse_planned = Some(next);

@@ -17,6 +17,7 @@ mod gpus;
 mod joins;
 mod kills;
 mod logs;
+mod notify;
 mod pages;
 mod people;
 mod quickstart;

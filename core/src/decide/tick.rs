@@ -7,6 +7,7 @@ use crate::apply::CHUNK_LATE_AFTER;
 use crate::effect::Step;
 use crate::event::{Event, TokenEvent};
 use crate::id::{JobId, LeaseId};
+use crate::job::notice::{Notice, NoticeStanding};
 use crate::job::record::Outcome;
 use crate::node::Node;
 use crate::state::State;
@@ -35,6 +36,11 @@ impl Decider<'_> {
             scratch.event(Event::Token(TokenEvent::Expired { until: self.now }));
         }
         for job in self.old_jobs() {
+            let notice = self.state.jobs.get(&job).and_then(|job| job.body.notice.as_deref());
+            if let Some(Notice { tries, standing: NoticeStanding::Owed { .. }, .. }) = notice {
+                let why = "the job was forgotten first".to_owned();
+                scratch.event(Event::NoticeGivenUp { job, tries: *tries, why });
+            }
             scratch.event(Event::JobForgotten { job });
         }
         scratch.step

@@ -32,6 +32,9 @@ impl Event {
             | Event::JobReleased { job, .. }
             | Event::ElementsRetried { job, .. }
             | Event::JobUpdated { job, .. }
+            | Event::NoticeSent { job, .. }
+            | Event::NoticeFailed { job, .. }
+            | Event::NoticeGivenUp { job, .. }
             | Event::JobForgotten { job }
             | Event::ChunkLeased { job, .. }
             | Event::GangLeased { job, .. }

@@ -196,6 +196,9 @@ impl Desk {
             | Event::LeaseFenced { .. }
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
+            | Event::NoticeSent { .. }
+            | Event::NoticeFailed { .. }
+            | Event::NoticeGivenUp { .. }
             | Event::ReportTaken { .. }
             | Event::Token(_)
             | Event::ClusterRestored { .. }

@@ -87,6 +87,9 @@ impl PhaseBook {
             | Event::LeaseFenced { .. }
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
+            | Event::NoticeSent { .. }
+            | Event::NoticeFailed { .. }
+            | Event::NoticeGivenUp { .. }
             | Event::ReportTaken { .. }
             | Event::Token(_)
             | Event::ClusterRestored { .. }

@@ -265,6 +265,7 @@ fn grows(input: &Input) -> bool {
         | Input::SetNode { .. }
         | Input::ForgetNode { .. }
         | Input::Join(JoinInput::Revoke { .. })
+        | Input::Notice { .. }
         | Input::RevokeToken { .. }
         | Input::Tick => false,
     }

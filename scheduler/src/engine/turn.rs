@@ -59,6 +59,7 @@ pub(super) struct Running {
     pub(super) now: Now,
     pub(super) desk: Desk,
     pub(super) refused: Refused,
+    notices: watch::Sender<u64>,
     pub(super) metrics: Arc<Metrics>,
     /// The tokens in force, for the door.
     pub(super) keys: watch::Sender<Arc<Keyring>>,
@@ -111,6 +112,7 @@ impl Running {
             now,
             desk,
             refused: Refused::new(parts.refused_inputs),
+            notices: parts.notices,
             metrics: parts.metrics,
             keys,
             decide,
@@ -308,6 +310,8 @@ impl Running {
         let (state, desk, now, seq) = (&self.state, &self.desk, self.now, self.store.last_seq());
         watches.show(boot_ns(), |job| desk::has_ended(state, job), |job| desk::picture(state, desk, job, now, seq));
         self.desk.watches = watches;
+        let made = self.state.notices_made();
+        self.notices.send_if_modified(|seen| std::mem::replace(seen, made) != made);
         let mut view = View {
             state: &self.state,
             now: self.now,

@@ -229,6 +229,9 @@ impl Projection {
             // Every node is silent now.
             Event::ClusterRestored { .. } => self.nodes.extend(state.nodes().map(|node| node.body.id)),
             Event::KeysExpired { .. }
+            | Event::NoticeSent { .. }
+            | Event::NoticeFailed { .. }
+            | Event::NoticeGivenUp { .. }
             | Event::QueueSet { .. }
             | Event::TenantSet { .. }
             | Event::RoundDecided { .. }
@@ -339,6 +342,9 @@ fn lease(event: &Event) -> Option<LeaseId> {
         | Event::NodeClearing { .. }
         | Event::LeasePreempted { .. }
         | Event::NodeForgotten { .. }
+        | Event::NoticeSent { .. }
+        | Event::NoticeFailed { .. }
+        | Event::NoticeGivenUp { .. }
         | Event::QueueSet { .. }
         | Event::TenantSet { .. }
         | Event::RoundDecided { .. }

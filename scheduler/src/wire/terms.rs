@@ -1,6 +1,7 @@
 //! Enums that mean the same on the wire, in the log and in the core.
 
 use gangsaw_core::access::Role;
+use gangsaw_core::job::notice::NoticeStanding;
 use gangsaw_core::job::record::{ElementState, EndState, Outcome};
 use gangsaw_core::job::spec::DependencyKind;
 use gangsaw_core::lease::RevokeReason;
@@ -125,6 +126,16 @@ pub(crate) fn outcome_from(number: i32) -> Result<Option<Outcome>, Malformed> {
         Wire::Cancelled => Outcome::Cancelled,
         Wire::Fenced => Outcome::Fenced,
     }))
+}
+
+/// Returns how far a notice is as jobs.v1 has it.
+pub(crate) fn notice(standing: NoticeStanding) -> jobs::v1::notice::Standing {
+    use jobs::v1::notice::Standing;
+    match standing {
+        NoticeStanding::Owed { .. } => Standing::Owed,
+        NoticeStanding::Sent => Standing::Sent,
+        NoticeStanding::GivenUp => Standing::GivenUp,
+    }
 }
 
 /// Returns the mode as admin.v1 has it.

@@ -37,6 +37,9 @@ pub(super) const EVENTS: &[&str] = &[
     "LeaseFenced",
     "FenceConfirmed",
     "NodeExcluded",
+    "NoticeSent",
+    "NoticeFailed",
+    "NoticeGivenUp",
     "ReportTaken",
     "Token",
     "Restored",
@@ -75,6 +78,7 @@ pub(super) const INPUTS: &[&str] = &[
     "RevokeToken",
     "Join",
     "SetTenant",
+    "Notice",
     "Tick",
 ];
 pub(super) const AGENT_INPUTS: &[&str] = &[

@@ -105,6 +105,12 @@ fn ending(event: W) -> Result<E, Malformed> {
             let (job, node) = (JobId(m.job_id), NodeId(m.node_id));
             E::NodeExcluded { job, node, until: Time(m.until_ms), reason: m.reason }
         }
+        W::NoticeSent(m) => E::NoticeSent { job: JobId(m.job_id), tries: m.tries },
+        W::NoticeFailed(m) => {
+            let (job, not_before) = (JobId(m.job_id), Time(m.not_before_ms));
+            E::NoticeFailed { job, tries: m.tries, not_before, why: m.why }
+        }
+        W::NoticeGivenUp(m) => E::NoticeGivenUp { job: JobId(m.job_id), tries: m.tries, why: m.why },
         W::TokenCreated(m) => {
             let token = Box::new(part::token_from(need(m.token, "token")?)?);
             E::Token(TokenEvent::Created { by: by_from(m.by)?, token })

@@ -10,6 +10,7 @@ use gangsaw_core::id::{
     Actor, DeviceId, IdempotencyKey, JobId, JobName, LeaseId, NodeId, NodeName, QueueName, RequestId, Tenant, TokenId,
 };
 use gangsaw_core::job::body::{After, CancelCause, DeviceChoice, DeviceCode, Excluded, JobBody, Standing};
+use gangsaw_core::job::notice::{Notice, NoticeStanding};
 use gangsaw_core::job::record::{
     Cause, Checkpoint, ElementRecord, EndState, Ended, EndedRange, Exit, Next, Outcome, RecordStatus, RetryClass,
     Started, TaskRecord, Used,
@@ -195,6 +196,7 @@ impl Maker {
             lost_after: self.span(),
             requeue_on: self.many(|m| u8::try_from(m.small() & 255).unwrap()).into_iter().collect(),
             hold: self.flag(),
+            notify: self.filled(),
             alias: self.maybe(Maker::name),
         }
     }
@@ -374,7 +376,14 @@ impl Maker {
             device: self.maybe(Maker::device),
             exit_code: self.maybe(Maker::signed),
             cancelled: self.maybe(Maker::cause),
+            notice: self.maybe(|m| Box::new(m.notice())),
         }
+    }
+
+    fn notice(&mut self) -> Notice {
+        let owed = NoticeStanding::Owed { not_before: self.time() };
+        let standing = self.pick(&[owed, NoticeStanding::Sent, NoticeStanding::GivenUp]);
+        Notice { tries: self.small(), standing, why: self.text() }
     }
 
     fn gang(&mut self) -> Gang {
@@ -465,7 +474,7 @@ impl Maker {
 }
 
 /// Variants there are, those of snapshots among them.
-const VARIANTS: usize = 55;
+const VARIANTS: usize = 58;
 
 /// Returns a variant's number: a new one does not build until it is made below.
 fn variant(event: &Event) -> usize {
@@ -527,6 +536,9 @@ fn variant(event: &Event) -> usize {
             JoinRestored::Next { .. } => 53,
         },
         Event::ClusterRestored { .. } => 54,
+        Event::NoticeSent { .. } => 55,
+        Event::NoticeFailed { .. } => 56,
+        Event::NoticeGivenUp { .. } => 57,
     }
 }
 
@@ -723,6 +735,9 @@ fn event(number: usize, m: &mut Maker) -> Event {
             node: m.small(),
             attempt_base: m.small(),
         }),
+        55 => Event::NoticeSent { job: m.job(), tries: m.small() },
+        56 => Event::NoticeFailed { job: m.job(), tries: m.small(), not_before: m.time(), why: m.text() },
+        57 => Event::NoticeGivenUp { job: m.job(), tries: m.small(), why: m.text() },
         _ => unreachable!("there are {VARIANTS} variants"),
     }
 }

@@ -29,6 +29,14 @@ pub(super) fn event(event: &E) -> W {
         E::JobReleased { by: who, job } => W::JobReleased(log::JobReleased { by: by(who), job_id: job.0 }),
         E::ElementsRetried { by, job, elements, after } => retried(by, *job, elements, after),
         E::JobUpdated { by, job, priority, queue, time_limit } => updated(by, *job, *priority, queue, *time_limit),
+        &E::NoticeSent { job, tries } => W::NoticeSent(log::NoticeSent { job_id: job.0, tries }),
+        &E::NoticeFailed { job, tries, not_before, ref why } => {
+            let (job_id, not_before_ms, why) = (job.0, not_before.0, why.clone());
+            W::NoticeFailed(log::NoticeFailed { job_id, tries, not_before_ms, why })
+        }
+        &E::NoticeGivenUp { job, tries, ref why } => {
+            W::NoticeGivenUp(log::NoticeGivenUp { job_id: job.0, tries, why: why.clone() })
+        }
         E::JobForgotten { job } => W::JobForgotten(log::JobForgotten { job_id: job.0 }),
         E::NodeRegistered { node, name, uuid, boot_id, agent_version, inventory } => {
             registered(*node, name, [uuid, boot_id, agent_version], inventory)
