@@ -79,8 +79,7 @@ impl Gate {
     /// Finds who calls. Absent: nobody this scheduler knows.
     fn caller(&self, request: &Request) -> Option<Found> {
         let Some(presented) = bearer(request.headers()) else {
-            let shown = request.extensions().get::<Peer>()?.node.as_deref()?;
-            return PeerNode::of(shown).map(|node| (Caller::Agent(node), None));
+            return request.extensions().get::<PeerNode>().map(|node| (Caller::Agent(node.clone()), None));
         };
         let (token, owner) = &self.folder;
         if token.admits(presented) {
@@ -133,6 +132,12 @@ fn allowed(rule: Rule, caller: Caller) -> Result<Caller, Refusal> {
 
 /// Lets a request through that its path's rule admits.
 pub(crate) async fn admit(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
+    // A node is whoever the connection's certificate says, and nobody else.
+    request.extensions_mut().remove::<PeerNode>();
+    let shown = request.extensions().get::<Peer>().and_then(|peer| PeerNode::of(peer.node.as_deref()?));
+    if let Some(node) = shown {
+        request.extensions_mut().insert(node);
+    }
     match gate.admitted(&request) {
         Ok(found) => {
             // Whatever a connection brought, only the door says who calls.
