@@ -10,6 +10,7 @@ mod array;
 mod cluster;
 mod floor;
 mod latency;
+mod place;
 mod process;
 mod swarm;
 
@@ -56,6 +57,11 @@ enum What {
         #[arg(long, default_value_t = 1_000_000)]
         elements: u32,
     },
+    /// What placement costs in the core alone: mixed shapes, gangs, 10,000 nodes, an array of 1,000,000.
+    Place {
+        /// Only scenes whose name contains this.
+        only: Option<String>,
+    },
     /// Used by the latency measurement as its task: sends the time of its first instruction.
     #[command(hide = true)]
     Stamp { socket: PathBuf },
@@ -80,6 +86,7 @@ fn main() -> anyhow::Result<()> {
         What::Array { elements } => runtime.block_on(array::run(&gangsaw, elements)),
         What::Queued { elements } => runtime.block_on(array::queued(&gangsaw, elements)),
         What::Swarm { shape, elements } => runtime.block_on(swarm::array(&gangsaw, &shape, elements)),
+        What::Place { only } => place::run(only.as_deref()),
         What::Stamp { socket } => latency::stamp(&socket),
     }
 }
