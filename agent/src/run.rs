@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs as _, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -22,11 +23,13 @@ use crate::inventory::ours::Marks;
 use crate::inventory::watch::{self as gpus, GpuView, Held};
 use crate::journal::Journal;
 use crate::keeper::{self, Keeper};
-use crate::launch::{self, Launcher};
+use crate::launch::{Launcher, default_env};
 use crate::progress::Progress;
+use crate::session::identity::{self, Identity, JoinError, JoinToken, Joining};
 use crate::session::logs;
 use crate::session::token::{Server, ServerError};
 use crate::session::uplink::Uplink;
+use crate::supervisor::Launch;
 use crate::users::Users;
 
 /// Words of the keeper that wait for the driver.
@@ -43,6 +46,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// `--server`: `http://HOST:PORT`.
     pub server: String,
+    /// The join token; absent: the certificate that is kept, else the token.
+    pub join: Option<String>,
     /// The token; absent: `credentials/HOST:PORT` is looked up at every dial.
     pub token: Option<String>,
     /// Unique in the cluster. Absent: the host name.
@@ -57,6 +62,8 @@ pub struct Config {
     pub gpus: bool,
     /// End every task and the supervisor when told to stop, within 10 s.
     pub stop_tasks: bool,
+    /// What the agent says its version is. Absent: this executable's.
+    pub version: Option<String>,
     /// The executable with the verbs `supervisor`, `agent-nvml` and `train`. Absent: this one.
     pub exe: Option<PathBuf>,
 }
@@ -73,6 +80,9 @@ pub enum AgentError {
     /// The node's name makes no sense.
     #[error("`{0}` is no name for a node: 1 to 128 characters, no spaces or control characters")]
     Name(String),
+    /// This machine was not let in.
+    #[error("cannot join")]
+    Join(#[from] JoinError),
     /// Something of the system is missing.
     #[error("{what}")]
     System {
@@ -99,12 +109,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let node_name = name(config.name)?;
     let state =
         std::path::absolute(&config.state_dir).map_err(AgentError::system("cannot resolve the state folder"))?;
-    let exe = match config.exe {
-        Some(exe) => exe,
-        None => std::env::current_exe().map_err(AgentError::system("cannot find this executable"))?,
-    };
+    let exe = config.exe.map_or_else(std::env::current_exe, Ok);
+    let exe = exe.map_err(AgentError::system("cannot find this executable"))?;
     let host = host::read(Path::new("/"), host::cores());
     let folder = Folder::open(&state, &host.boot_id)?;
+    let joining = Joining { folder: &folder.path, server: &server, name: &node_name, uuid: &folder.node_uuid };
+    let identity = joined(&joining, config.join.as_deref(), &stop).await?;
     let journal = Journal::open(&folder.path.join("grants"), folder.rebooted)
         .map_err(AgentError::system("cannot open the journal of grants"))?;
     let progress = Progress::open(&folder.path.join("progress"))
@@ -117,8 +127,11 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let mut tasks = JoinSet::new();
     let (heard_in, heard) = mpsc::channel(HEARD_MAX);
     let (clears, clears_out) = mpsc::channel(1);
-    let launch = keeper::launch(&exe, &state, config.cgroup_root);
-    tasks.spawn(Keeper { launch, clears: clears_out, heard: heard_in, stop: inner.clone() }.run());
+    let version = config.version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
+    let launch = supervisor(&exe, &state, config.cgroup_root);
+    let keeper =
+        keeper::Parts { launch, version: version.clone(), clears: clears_out, heard: heard_in, stop: inner.clone() };
+    tasks.spawn(Keeper::new(keeper).run());
 
     let environ = format!("GANGSAW_PROGRESS={}/", progress.folder().display());
     let (held, held_out) = watch::channel(Held { marks: Marks { supervisor: None, environ }, ..Held::default() });
@@ -132,16 +145,22 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let (line, line_out) = watch::channel(None);
     tasks.spawn(logs::serve(state.clone(), node_name.clone(), line_out, inner.clone()));
 
-    let launcher = Launcher { exe, folder: folder.path.clone(), default_env: launch::default_env(), users };
+    let identity = identity.map(|identity| {
+        let (renewed, current) = watch::channel(Arc::new(identity));
+        tasks.spawn(identity::renew(folder.path.clone(), server.clone(), renewed, inner.clone()));
+        current
+    });
+    let launcher = Launcher { exe, folder: folder.path.clone(), default_env: default_env(), users };
     let driver = Driver::new(Parts {
         node_name,
         node_uuid: folder.node_uuid.clone(),
+        version,
         starts: folder.starts,
         journal,
         launcher,
         progress,
         offer,
-        uplink: Uplink::new(server, config.token),
+        uplink: Uplink::new(server, config.token).showing(identity),
         heard,
         clears,
         gpus: view_out,
@@ -153,6 +172,33 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     inner.cancel();
     while tasks.join_next().await.is_some() {}
     Ok(())
+}
+
+/// Returns who this node is, after it has joined if a token says so. `None`: its token speaks for it.
+async fn joined(
+    joining: &Joining<'_>,
+    token: Option<&str>,
+    stop: &CancellationToken,
+) -> Result<Option<Identity>, JoinError> {
+    let token = token.map(JoinToken::parse).transpose()?;
+    match (joining.server.tls, token) {
+        (true, token) => joining.identity(token.as_ref(), stop).await,
+        (false, Some(_)) => Err(JoinError::Plaintext),
+        (false, None) => Ok(None),
+    }
+}
+
+/// Returns how this node's supervisor is started.
+fn supervisor(exe: &Path, state: &Path, cgroup_root: Option<PathBuf>) -> Launch {
+    Launch {
+        exe: exe.to_owned(),
+        verb: vec!["supervisor".into()],
+        state: state.to_owned(),
+        cgroup_root,
+        rlimit_only: false,
+        beside: None,
+        version: None,
+    }
 }
 
 fn name(given: Option<String>) -> Result<String, AgentError> {

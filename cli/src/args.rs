@@ -2,7 +2,8 @@
 
 use crate::output::Format;
 use crate::verbs::{
-    agent, change, clean, logs, nodes, own, progress, ps, queue, quickstart, scheduler, show, submit, train, up, wait,
+    agent, change, clean, logs, nodes, own, progress, ps, queue, quickstart, scheduler, show, store, submit, token,
+    train, up, wait,
 };
 
 /// Schedules machine-learning jobs on machines with and without GPUs
@@ -61,11 +62,12 @@ pub(crate) enum Verb {
     Queue(queue::Args),
     Progress(progress::Args),
     Clean(clean::Args),
+    Fsck(store::Fsck),
+    Backup(store::Backup),
+    Restore(store::Restore),
     Train(train::Args),
-    /// Print this scheduler's token, for other clients
-    Token,
-    /// Print what is in force and where it comes from
-    Config,
+    Token(token::Args),
+    Config(own::ConfigArgs),
     /// Print a shell's completion script
     Completions(own::Completions),
 }

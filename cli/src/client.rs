@@ -3,16 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use gangsaw_agent::trust::{self, TrustError};
 use gangsaw_proto::admin::v1::admin_service_client::AdminServiceClient;
 use gangsaw_proto::jobs::v1::jobs_service_client::JobsServiceClient;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::fail::{Failure, bad_input, may_pass, refused, unreachable};
+use crate::fail::{Failure, UNREACHABLE, bad_input, failure, may_pass, refused, unreachable};
 
 /// Where a scheduler is looked for when nobody says.
 pub(crate) const DEFAULT_SERVER: &str = "http://127.0.0.1:7461";
+/// The port of an address that names none.
+const DEFAULT_PORT: u16 = 7461;
 /// How long a connection may take to be made.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// How long a verb that has already been answered waits for a scheduler that restarts.
@@ -57,7 +60,11 @@ impl Client {
             .connect_timeout(CONNECT_MAX)
             .tcp_nodelay(true)
             .http2_adaptive_window(true);
-        let channel = endpoint.connect().await.map_err(|error| unreachable(&address, &innermost(&error)))?;
+        let channel = if address.starts_with("https://") {
+            believed(&endpoint, &address).await?
+        } else {
+            endpoint.connect().await.map_err(|error| unreachable(&address, &innermost(&error)))?
+        };
         let token = token.or_else(|| stored_token(&address));
         let token = match token.map(|token| format!("Bearer {}", token.trim()).parse()) {
             None => Token(None),
@@ -113,11 +120,48 @@ impl Patience {
     }
 }
 
+/// Connects with TLS, to a scheduler whose authority is pinned.
+async fn believed(endpoint: &Endpoint, address: &str) -> Result<Channel, Failure> {
+    let (host, port) = host_and_port(address)?;
+    let ca = trust::stored_ca(credentials().as_deref(), &[format!("{host}:{port}")]);
+    let config = ca.and_then(|ca| trust::config(&ca)).map_err(|error| untrusted(address, &error))?;
+    let dialled = trust::channel(endpoint, (&host, port), config, &trust::LastWord::default()).await;
+    dialled.map_err(|error| untrusted(address, &error))
+}
+
+/// The failure of a connection that one side does not believe in, or that cannot be made.
+pub(crate) fn untrusted(address: &str, error: &TrustError) -> Failure {
+    match error {
+        TrustError::Unknown(_) => {
+            let hint =
+                format!("pin it with `gangsaw config trust {address} HASH`; `gangsaw scheduler init` printed HASH");
+            failure("unknown-authority", error.to_string(), hint, UNREACHABLE)
+        }
+        TrustError::BadFile(_) => bad_input("bad-authority", error.to_string(), "pin the authority again"),
+        TrustError::Unreachable(why) => unreachable(address, why),
+        TrustError::Handshake(why) => {
+            let hint = "if the scheduler was set up anew, pin its authority again with `gangsaw config trust`";
+            failure("not-trusted", format!("{address}: {why}"), hint, UNREACHABLE)
+        }
+    }
+}
+
+/// The host and the port of an address; a URL that names no port means ours.
+pub(crate) fn host_and_port(address: &str) -> Result<(String, u16), Failure> {
+    let authority = authority(address);
+    let split = authority.rsplit_once(':').filter(|(host, _)| !host.contains(':') || host.ends_with(']'));
+    let Some((host, port)) = split else { return Ok((authority, DEFAULT_PORT)) };
+    match port.parse() {
+        Ok(port) => Ok((host.to_owned(), port)),
+        Err(_) => Err(bad_input("bad-server", format!("`{address}` is no scheduler's address"), ADDRESS_HINT)),
+    }
+}
+
 /// How an address is written.
-const ADDRESS_HINT: &str = "write it as http://127.0.0.1:7461";
+const ADDRESS_HINT: &str = "write it as http://127.0.0.1:7461 or https://head:7461";
 
 /// An address with its scheme.
-fn normal(address: &str) -> Result<String, Failure> {
+pub(crate) fn normal(address: &str) -> Result<String, Failure> {
     let address = address.trim().trim_end_matches('/');
     let with_scheme = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
     match with_scheme.split_once("://") {
@@ -179,5 +223,10 @@ mod tests {
         assert_eq!(normal("http://h:1/").ok().as_deref(), Some("http://h:1"));
         assert!(normal("ftp://h:1").is_err());
         assert_eq!(authority("https://h:1/x"), "h:1");
+        let split = |address| host_and_port(address).ok();
+        assert_eq!(split("https://h:1/x"), Some(("h".to_owned(), 1)));
+        assert_eq!(split("https://[::1]:1"), Some(("[::1]".to_owned(), 1)));
+        assert_eq!(split("https://h"), Some(("h".to_owned(), 7461)));
+        assert_eq!(split("https://h:x"), None);
     }
 }

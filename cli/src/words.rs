@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gangsaw_proto::jobs::v1::notice::Standing;
 use gangsaw_proto::jobs::v1::{DeviceReason, Outcome, State, StateCount, Task};
 use serde_json::{Value, json};
 
@@ -130,6 +131,16 @@ pub(crate) fn task(task: &Task) -> Value {
             "checkpoint": text_or_null(&progress.checkpoint),
         })),
     })
+}
+
+/// How far a notice is, by its name.
+pub(crate) fn notice(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Unspecified => "unknown",
+        Standing::Owed => "owed",
+        Standing::Sent => "sent",
+        Standing::GivenUp => "given-up",
+    }
 }
 
 /// Labels on one line, harmless to a terminal: `lr=1e-4 seed=1`.

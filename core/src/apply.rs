@@ -10,12 +10,13 @@ mod ends;
 mod jobs;
 mod leases;
 mod nodes;
+mod notices;
 mod snapshot;
 
 pub(crate) use leases::{CHUNK_LATE_AFTER, INFRA_STARTS_WITHIN};
 pub use snapshot::snapshot_events;
 
-use crate::event::Event;
+use crate::event::{Event, TokenEvent};
 use crate::state::State;
 use crate::time::Time;
 
@@ -32,6 +33,9 @@ pub fn apply(state: &mut State, at: Time, event: &Event) {
         Event::JobUpdated { job, priority, queue, time_limit, .. } => {
             state.job_updated(*job, *priority, queue.as_ref(), *time_limit);
         }
+        Event::NoticeSent { job, tries } => state.notice_sent(*job, *tries),
+        Event::NoticeFailed { job, tries, not_before, why } => state.notice_failed(*job, *tries, *not_before, why),
+        Event::NoticeGivenUp { job, tries, why } => state.notice_given_up(*job, *tries, why),
         Event::JobForgotten { job } => state.job_forgotten(*job),
         Event::NodeRegistered { .. } => state.node_registered(event),
         Event::NodeReturned { node, boot_id, agent_version } => state.node_returned(*node, boot_id, agent_version),
@@ -67,6 +71,11 @@ pub fn apply(state: &mut State, at: Time, event: &Event) {
         }
         Event::NodeExcluded { job, node, until, reason } => state.node_excluded(*job, *node, *until, reason),
         Event::ReportTaken { node, seq } => state.report_taken(*node, *seq),
+        Event::Join(event) => state.joins.apply(at, event),
+        Event::Token(TokenEvent::Created { token, .. }) => state.tokens.insert((**token).clone()),
+        Event::Token(TokenEvent::Revoked { token, .. }) => state.tokens.remove(*token),
+        Event::Token(TokenEvent::Expired { until }) => state.tokens.expire(*until),
+        Event::ClusterRestored(raised) => state.cluster_restored(at, raised),
         Event::Restored(restored) => state.restored(restored),
     }
 }

@@ -4,12 +4,13 @@
 
 mod history;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use history::History;
 
 use crate::id::{DeviceId, Index, LeaseId, NodeId};
 use crate::job::body::Job;
+use crate::job::notice::{NOTICE_TRIES_MAX, NoticeStanding};
 use crate::job::record::{EndState, RecordStatus};
 use crate::ranges::RangeSet;
 use crate::state::State;
@@ -35,6 +36,7 @@ pub fn check(state: &State) -> Result<(), Violation> {
     }
     nodes(state)?;
     queues(state)?;
+    notices(state)?;
     gangs(state)
 }
 
@@ -105,6 +107,25 @@ fn counts(state: &State, job: &Job) -> Result<(), Violation> {
     let max = job.body.spec.array.as_ref().and_then(|array| array.running_max);
     let within = max.is_none_or(|max| job.running <= u64::from(max));
     ensure(within, || format!("job {id}: {} elements run, {max:?} may", job.running))
+}
+
+/// A notice is owed from the end of a job that has somebody to tell, and the index knows exactly those that are.
+fn notices(state: &State) -> Result<(), Violation> {
+    let mut owed = BTreeSet::new();
+    for job in state.jobs.values() {
+        let (id, body) = (job.body.id, &job.body);
+        let begun = body.ended_at.is_some() && body.spec.notify.is_some();
+        ensure(begun == body.notice.is_some(), || format!("job {id}: its notice began at another time than its end"))?;
+        let Some(notice) = body.notice.as_deref() else { continue };
+        ensure(notice.tries <= NOTICE_TRIES_MAX, || format!("job {id}: {} tries of its notice", notice.tries))?;
+        match notice.standing {
+            NoticeStanding::Owed { not_before } => {
+                owed.insert((not_before, id));
+            }
+            NoticeStanding::Sent | NoticeStanding::GivenUp => {}
+        }
+    }
+    ensure(owed == state.index.notices, || format!("notices: {owed:?} owed, {:?} known", state.index.notices))
 }
 
 fn nodes(state: &State) -> Result<(), Violation> {

@@ -1,17 +1,17 @@
 //! Events: what became true. The only thing that changes the state, and the whole of the log.
 //!
-//! Each carries what `apply` needs, so that folding asks no policy: outcomes, next steps and placements are decided
-//! once and logged.
+//! Each carries what `apply` needs, so that folding asks no policy: outcomes and placements are decided once.
 
 mod parts;
 
-pub use parts::{By, GangPart, NewJob, Restored};
+pub use parts::{By, GangPart, NewJob, Raised, Restored, TokenEvent};
 
 use std::collections::BTreeSet;
 
 use crate::id::{Attempt, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, Tenant};
 use crate::job::body::{After, CancelCause, DeviceChoice};
 use crate::job::record::{Exit, Next, Outcome};
+use crate::join::JoinEvent;
 use crate::lease::{Master, RankHold};
 use crate::node::NodeMode;
 use crate::queue::{Limits, QueueKey};
@@ -103,6 +103,33 @@ pub enum Event {
         queue: Option<QueueName>,
         /// Its new time limit.
         time_limit: Option<Millis>,
+    },
+    /// Somebody was told that a job has ended.
+    NoticeSent {
+        /// Which job.
+        job: JobId,
+        /// Tries it took.
+        tries: u32,
+    },
+    /// A try to tell that a job has ended failed; another follows.
+    NoticeFailed {
+        /// Which job.
+        job: JobId,
+        /// Tries so far.
+        tries: u32,
+        /// When the next may begin.
+        not_before: Time,
+        /// What it came to.
+        why: String,
+    },
+    /// Nobody tries any more to tell that a job has ended.
+    NoticeGivenUp {
+        /// Which job.
+        job: JobId,
+        /// Tries made.
+        tries: u32,
+        /// What the last came to.
+        why: String,
     },
     /// An old ended job left the state; the log and its archive still have it.
     JobForgotten {
@@ -404,6 +431,12 @@ pub enum Event {
         /// Its number.
         seq: u64,
     },
+    /// Somebody was let in, or may be.
+    Join(JoinEvent),
+    /// An API token came or went.
+    Token(TokenEvent),
+    /// A backup was restored: what happened since it was made is not known. See [`crate::restore`].
+    ClusterRestored(Raised),
     /// A part of a snapshot.
     Restored(Restored),
 }

@@ -1,13 +1,18 @@
 //! Inputs: everything that comes from outside, as data. `decide` says what each means.
 
 use crate::access::Reach;
-use crate::id::{Actor, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, RequestId, Tenant};
+use crate::id::{
+    Actor, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, RequestId, Tenant, TokenId,
+};
+use crate::job::notice::Posted;
 use crate::job::record::Exit;
 use crate::job::spec::JobSpec;
+use crate::join::JoinInput;
 use crate::node::NodeMode;
 use crate::ranges::RangeSet;
 use crate::resources::Inventory;
-use crate::time::Millis;
+use crate::time::{Millis, Time};
+use crate::token::TokenDraft;
 
 /// One input and who sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +120,13 @@ pub enum Input {
         /// GPUs that may be held.
         gpus_max: Change,
     },
+    /// Make an API token for the request's tenant.
+    CreateToken(TokenDraft),
+    /// End an API token.
+    RevokeToken {
+        /// Which.
+        token: TokenId,
+    },
     /// Change the limits of a tenant across all of its queues.
     SetTenant {
         /// Which.
@@ -125,6 +137,17 @@ pub enum Input {
         queued_max: Change,
         /// GPUs that may be held.
         gpus_max: Change,
+    },
+    /// About who is let in.
+    Join(JoinInput),
+    /// Somebody was told that a job has ended, or was not.
+    Notice {
+        /// Which job.
+        job: JobId,
+        /// The end it was about.
+        ended_at: Time,
+        /// What came of it.
+        posted: Posted,
     },
     /// Time passed: gang deadlines, lost nodes, old keys and old jobs.
     Tick,

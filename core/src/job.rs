@@ -7,6 +7,7 @@
 
 pub mod body;
 pub mod draft;
+pub mod notice;
 pub mod parse;
 pub mod record;
 pub mod spec;

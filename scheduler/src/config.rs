@@ -3,10 +3,15 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::engine::EngineError;
 use crate::store::fail::FailAt;
 use crate::store::sqlite::OpenError;
+use crate::tls::TlsError;
+
+/// Life of a node's certificate unless somebody says otherwise.
+pub const NODE_CERTIFICATE_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// Called once with the bound address, when the scheduler serves.
 pub type Ready = Box<dyn FnOnce(SocketAddr) + Send>;
@@ -15,10 +20,12 @@ pub type Ready = Box<dyn FnOnce(SocketAddr) + Send>;
 pub struct Config {
     /// The state folder; the scheduler lives in its subfolder `scheduler`, the ballast beside it.
     pub state_dir: PathBuf,
-    /// Where to listen; port 0 takes a free one. Without TLS only loopback is accepted.
+    /// Where to listen; port 0 takes a free one. Without TLS (see [`crate::init`]) only loopback is accepted.
     pub listen: SocketAddr,
     /// Where to leave the token for clients; `None`: nowhere.
     pub credentials: Option<PathBuf>,
+    /// How long a node's certificate lives; it is renewed at two thirds.
+    pub node_certificate_life: Duration,
     /// Ends the process in the middle of an append, for tests: see [`FailAt`].
     pub fail_at: Option<FailAt>,
     /// Called when the scheduler serves.
@@ -34,6 +41,7 @@ impl Config {
             state_dir,
             listen,
             credentials: crate::token::credentials_folder(),
+            node_certificate_life: NODE_CERTIFICATE_LIFE,
             fail_at: std::env::var("GANGSAW_FAIL_AT").ok().and_then(|text| FailAt::parse(&text)),
             ready: None,
         }
@@ -62,6 +70,9 @@ pub enum ServeError {
         /// Why not.
         source: io::Error,
     },
+    /// The certificates cannot be used.
+    #[error("cannot serve TLS")]
+    Tls(#[from] TlsError),
     /// The store cannot be opened.
     #[error("cannot open the store")]
     Open(#[from] OpenError),
@@ -81,6 +92,7 @@ impl ServeError {
             ServeError::InsecureBind(_) => "insecure-bind",
             ServeError::Bind { .. } => "cannot-listen",
             ServeError::StateFolder { .. } => "state-folder",
+            ServeError::Tls(_) => "tls",
             ServeError::Open(OpenError::InUse(_)) => "store-in-use",
             ServeError::Open(OpenError::Damaged { .. }) => "store-damaged",
             ServeError::Open(OpenError::Format { .. }) => "store-format",
@@ -95,11 +107,16 @@ impl ServeError {
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
-            ServeError::InsecureBind(_) => "listen on 127.0.0.1 or [::1]",
+            ServeError::InsecureBind(_) => {
+                "make certificates with `gangsaw scheduler init`, or listen on 127.0.0.1 or [::1]"
+            }
             ServeError::Bind { .. } => "another program may hold the port; port 0 takes a free one",
             ServeError::StateFolder { .. } => "",
+            ServeError::Tls(_) => "restore the folder `tls`, or move it away and run `gangsaw scheduler init`",
             ServeError::Open(OpenError::InUse(_)) => "stop the other scheduler, or give this one another --state",
-            ServeError::Open(OpenError::Damaged { .. }) => "keep the folder as it is and restore a copy of it",
+            ServeError::Open(OpenError::Damaged { .. }) => {
+                "`gangsaw fsck --state DIR` names every fault; `gangsaw restore BACKUP --state NEW-DIR` makes a new folder of a backup"
+            }
             ServeError::Open(OpenError::Format { .. }) => "use the version of gangsaw that wrote it",
             ServeError::Open(OpenError::Sqlite { .. } | OpenError::Io { .. }) => "",
             ServeError::Engine(EngineError::Append(_) | EngineError::Keeper(_)) => {
@@ -114,7 +131,7 @@ impl ServeError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            ServeError::InsecureBind(_) => 2,
+            ServeError::InsecureBind(_) | ServeError::Tls(_) => 2,
             ServeError::Bind { .. } | ServeError::Server(_) => 69,
             ServeError::Engine(EngineError::Panicked(_)) => 70,
             ServeError::StateFolder { .. }

@@ -35,10 +35,12 @@ pub(crate) use watch::Seen;
 
 use crate::clock::boot_ns;
 use crate::disk::DiskGuard;
+use crate::keyring::Keyring;
 use crate::metrics::Metrics;
 use crate::rpc::errors::Refusal;
 use crate::store::Loaded;
 use crate::store::contract::{AppendError, Store};
+use crate::store::fail::FailAt;
 use crate::wire::view::Volatile;
 
 /// Messages that may wait for the engine: a second of work at full rate.
@@ -64,6 +66,8 @@ struct Hello {
     session: u64,
     out: Outbox,
     volatile: Volatile,
+    /// The join that the connection's certificate rests on. Absent: somebody who may speak for any node.
+    join: Option<u64>,
     answer: oneshot::Sender<Result<NodeId, Refusal>>,
 }
 
@@ -89,12 +93,17 @@ pub(crate) struct Parts {
     pub(crate) metrics: Arc<Metrics>,
     /// Where inputs are kept whose decision panicked.
     pub(crate) refused_inputs: PathBuf,
+    /// A planned death, for tests.
+    pub(crate) fail_at: Option<FailAt>,
+    /// Where it is said that ends are to be told of: how often one became owed.
+    pub(crate) notices: tokio::sync::watch::Sender<u64>,
 }
 
-/// A cheap, cloneable handle. Holds a channel and nothing else.
+/// A cheap, cloneable handle. Holds channels and nothing else.
 #[derive(Clone)]
 pub(crate) struct Engine {
     inbox: SyncSender<Message>,
+    keys: tokio::sync::watch::Receiver<Arc<Keyring>>,
 }
 
 impl Engine {
@@ -110,10 +119,11 @@ impl Engine {
         let (inbox, messages) = sync_channel(INBOX_LIMIT);
         let (ended, end) = oneshot::channel();
         let running = turn::Running::new(parts, decide);
+        let keys = running.keys.subscribe();
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
             let _ = ended.send(run(running, &messages));
         })?;
-        Ok((Engine { inbox }, end))
+        Ok((Engine { inbox, keys }, end))
     }
 
     /// Feeds one input and returns the answer once it is durable.
@@ -123,16 +133,22 @@ impl Engine {
         answered.await.map_err(|_| Refusal::stopping())?
     }
 
-    /// Opens a node's session, and returns the node's number once its Hello is durable.
+    /// Returns the tokens in force. One that was revoked is gone before the revoking call is answered.
+    pub(crate) fn keys(&self) -> Arc<Keyring> {
+        Arc::clone(&self.keys.borrow())
+    }
+
+    /// Opens a node's session, if the `join` of its certificate still counts. Returns the node's number once its Hello is
+    /// durable.
     pub(crate) async fn hello(
         &self,
         request: Request,
-        session: u64,
-        out: Outbox,
+        (session, out): (u64, Outbox),
         volatile: Volatile,
+        join: Option<u64>,
     ) -> Result<NodeId, Refusal> {
         let (answer, answered) = oneshot::channel();
-        self.send(Message::Hello(Box::new(Hello { request, session, out, volatile, answer })))?;
+        self.send(Message::Hello(Box::new(Hello { request, session, out, volatile, join, answer })))?;
         answered.await.map_err(|_| Refusal::stopping())?
     }
 
@@ -179,6 +195,12 @@ fn run(mut running: turn::Running, messages: &Receiver<Message>) -> Result<(), E
         Ok(ended) => ended,
         Err(panic) => Err(EngineError::Panicked(refused::text(panic.as_ref()))),
     }
+}
+
+/// Returns an engine on an empty folder.
+#[cfg(test)]
+pub(crate) fn for_tests(folder: &std::path::Path) -> Engine {
+    tests::started(folder)
 }
 
 #[cfg(test)]

@@ -7,24 +7,33 @@
 //! - Durable before visible: no reply and no grant leaves before its events are on disk.
 //! - Everything is bounded: full means RESOURCE_EXHAUSTED with a hint, never a hang.
 
+mod accept;
 mod clock;
 mod config;
 mod disk;
 mod engine;
 mod http;
+mod keyring;
 mod logs;
 mod metrics;
+mod notify;
+mod places;
 mod rpc;
 mod serve;
 mod store;
+mod tls;
 mod token;
 mod wire;
 
-pub use config::{Config, Ready, ServeError};
+pub use config::{Config, NODE_CERTIFICATE_LIFE, Ready, ServeError};
 pub use engine::EngineError;
 pub use serve::serve;
+pub use store::backup::{Backed, BackupError, backup};
 pub use store::contract::AppendError;
 pub use store::fail::{FailAt, FailMoment};
+pub use store::fsck::{Fault, Report, fsck};
 pub use store::read_log;
+pub use store::restore::{RestoreError, Restored, restore};
 pub use store::sqlite::OpenError;
+pub use tls::{Made, TlsError, init};
 pub use token::{Token, credentials_folder};

@@ -34,6 +34,10 @@ pub(crate) struct Metrics {
     pub(crate) submit_to_durable: Histogram,
     /// Inputs refused, by why.
     pub(crate) inputs_refused: Family<Label, Counter>,
+    /// Connections there were when the last one came.
+    pub(crate) connections: Gauge,
+    /// Connections closed at the door, by why.
+    pub(crate) connections_refused: Family<Label, Counter>,
     /// Calls denied, by why.
     pub(crate) denied: Family<Label, Counter>,
     /// One while growth is refused for lack of disk.
@@ -44,6 +48,8 @@ pub(crate) struct Metrics {
     pub(crate) cluster_time: Gauge<f64, AtomicU64>,
     /// Watch streams that are open.
     pub(crate) watchers: Gauge,
+    /// Tries to tell of a job's end, by what came of them.
+    pub(crate) notices: Family<Label, Counter>,
     /// Bytes of logs copied from nodes, before compression.
     pub(crate) log_copied: Counter,
 }
@@ -70,11 +76,14 @@ impl Metrics {
             append: seconds(),
             submit_to_durable: seconds(),
             inputs_refused: Family::default(),
+            connections: Gauge::default(),
+            connections_refused: Family::default(),
             denied: Family::default(),
             disk_full: Gauge::default(),
             snapshots: Counter::default(),
             cluster_time: Gauge::default(),
             watchers: Gauge::default(),
+            notices: Family::default(),
             log_copied: Counter::default(),
         };
         registry.register("jobs", "Jobs the engine holds", metrics.jobs.clone());
@@ -90,12 +99,16 @@ impl Metrics {
             submit,
         );
         registry.register("inputs_refused", "Inputs refused", metrics.inputs_refused.clone());
+        registry.register("connections", "Connections when the last one came", metrics.connections.clone());
+        let refused = metrics.connections_refused.clone();
+        registry.register("connections_refused", "Connections closed at the door", refused);
         registry.register("denied", "Calls denied", metrics.denied.clone());
         registry.register("disk_full", "One while growth is refused for lack of disk", metrics.disk_full.clone());
         registry.register("snapshots", "Snapshots handed to the keeper", metrics.snapshots.clone());
         let time = metrics.cluster_time.clone();
         registry.register_with_unit("cluster_time", "The cluster clock", Unit::Seconds, time);
         registry.register("watchers", "Watch streams that are open", metrics.watchers.clone());
+        registry.register("notices", "Tries to tell of a job's end", metrics.notices.clone());
         let copied = metrics.log_copied.clone();
         registry.register_with_unit("log_copied", "Bytes of logs copied from nodes", Unit::Bytes, copied);
         Metrics { registry, ..metrics }

@@ -7,12 +7,14 @@
 //! - Neither file is ever readable by anyone but its owner, not even while it is being written.
 //! - Tokens are compared in constant time.
 //!
-//! Elsewhere: asking for the token is `rpc::auth`; clients have their own look-up.
+//! Elsewhere: asking for the token is `rpc::auth`; tokens of people are in `keyring`; clients have their own look-up.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use crate::tls::ServerTls;
 
 /// Random bytes in a token: 256 bits, far beyond guessing.
 const TOKEN_BYTES: usize = 32;
@@ -47,7 +49,8 @@ impl Token {
         }
     }
 
-    fn random() -> io::Result<Token> {
+    /// Makes a new secret.
+    pub(crate) fn random() -> io::Result<Token> {
         let mut bytes = [0_u8; TOKEN_BYTES];
         let mut filled = 0;
         while filled < TOKEN_BYTES {
@@ -59,12 +62,7 @@ impl Token {
     /// Returns whether `presented` is this token, in time that does not depend on where they differ.
     #[must_use]
     pub fn admits(&self, presented: &[u8]) -> bool {
-        let mine = self.0.as_bytes();
-        let mut difference = mine.len() ^ presented.len();
-        for (index, byte) in mine.iter().enumerate() {
-            difference |= usize::from(byte ^ presented.get(index).copied().unwrap_or(0));
-        }
-        difference == 0
+        same(self.0.as_bytes(), presented)
     }
 
     /// Returns the secret itself, for the one who sends it.
@@ -74,19 +72,52 @@ impl Token {
     }
 }
 
+/// Compares a secret with what was presented, in time that does not depend on where they differ.
+pub(crate) fn same(secret: &[u8], presented: &[u8]) -> bool {
+    let mut difference = secret.len() ^ presented.len();
+    for (index, byte) in secret.iter().enumerate() {
+        difference |= usize::from(byte ^ presented.get(index).copied().unwrap_or(0));
+    }
+    difference == 0
+}
+
 fn parse(text: &str) -> Option<Token> {
     (text.len() == 2 * TOKEN_BYTES && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| Token(text.to_owned()))
 }
 
-/// Leaves the token where this user's clients look it up by address, and returns the file.
+/// Leaves the token where this user's clients look it up by address: under every name the scheduler has, and with TLS
+/// the authority beside it.
 ///
 /// # Errors
-/// The folder or file cannot be written.
-pub(crate) fn leave_credentials(credentials: &Path, address: SocketAddr, token: &Token) -> io::Result<PathBuf> {
+/// The folder or a file cannot be written.
+pub(crate) fn leave_credentials(
+    credentials: &Path,
+    address: SocketAddr,
+    token: &Token,
+    tls: Option<&ServerTls>,
+) -> io::Result<()> {
     make_private_folder(credentials)?;
-    let path = credentials.join(address.to_string());
-    write_private(&path, token.0.as_bytes())?;
-    Ok(path)
+    for name in names(address, tls.map(ServerTls::names).unwrap_or_default()) {
+        write_private(&credentials.join(&name), token.0.as_bytes())?;
+        if let Some(tls) = tls {
+            write_private(&credentials.join(format!("{name}.pem")), tls.authority.pem().as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns `HOST:PORT` for everything that leads to `address`: itself, and if it is every address of this machine, all
+/// that the certificate names.
+fn names(address: SocketAddr, named: &[String]) -> Vec<String> {
+    if !address.ip().is_unspecified() {
+        return vec![address.to_string()];
+    }
+    let port = address.port();
+    let with_port = |name: &String| match name.parse::<IpAddr>() {
+        Ok(ip) => SocketAddr::new(ip, port).to_string(),
+        Err(_) => format!("{name}:{port}"),
+    };
+    named.iter().map(with_port).collect()
 }
 
 /// Returns this user's credentials folder: `$XDG_STATE_HOME/gangsaw/credentials`, else below `$HOME/.local/state`.

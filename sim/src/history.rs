@@ -17,6 +17,7 @@ use gangsaw_core::id::{Attempt, DeviceId, IdempotencyKey, Index, JobId, LeaseId,
 use gangsaw_core::lease::RankHold;
 use gangsaw_core::queue::{Limits, QueueKey};
 use gangsaw_core::time::Time;
+use leases::held;
 
 use crate::truth::Truth;
 
@@ -166,19 +167,11 @@ impl History {
             Event::ElementsReturned { lease, job, first, last } => {
                 (*first..=*last).try_for_each(|index| self.returned(*lease, *job, index))
             }
-            Event::LeaseFenced { lease, .. } => {
-                if let Some(track) = self.leases.get_mut(lease) {
-                    track.fenced = true;
-                }
-                Ok(())
-            }
+            Event::LeaseFenced { lease, .. } => self.fence(*lease),
             Event::FenceConfirmed { lease, first, last, rank, .. } => {
                 self.fence_confirmed(*lease, *first, *last, *rank)
             }
-            Event::NodeForgotten { node, .. } => {
-                self.holders.retain(|(held, _), _| held != node);
-                Ok(())
-            }
+            Event::NodeForgotten { node, .. } => self.node_forgotten(*node),
             Event::JobHeld { .. }
             | Event::JobReleased { .. }
             | Event::NodeRegistered { .. }
@@ -194,9 +187,20 @@ impl History {
             | Event::LeaseTrimmed { .. }
             | Event::LeasePreempted { .. }
             | Event::NodeExcluded { .. }
+            | Event::NoticeSent { .. }
+            | Event::NoticeFailed { .. }
+            | Event::NoticeGivenUp { .. }
             | Event::ReportTaken { .. }
+            | Event::Join(_)
+            | Event::Token(_)
+            | Event::ClusterRestored { .. }
             | Event::Restored(_) => Ok(()),
         }
+    }
+
+    fn node_forgotten(&mut self, node: NodeId) -> Check {
+        self.holders.retain(|(held, _), _| *held != node);
+        Ok(())
     }
 
     fn updated(&mut self, job: JobId, queue: Option<&QueueName>) -> Check {
@@ -279,9 +283,9 @@ impl History {
             }
         }
         let before = self.leases.insert(lease, track);
-        let over = |(_, track): (&LeaseId, &LeaseTrack)| track.live == 0;
-        while self.leases.range(self.oldest..).next().is_some_and(over) {
-            self.oldest.0 += 1;
+        // Numbers have gaps: a restore goes on above all that may have been given.
+        while let Some((over, _)) = self.leases.range(self.oldest..).next().filter(|(_, track)| track.live == 0) {
+            self.oldest = LeaseId(over.0 + 1);
         }
         held(before.is_none(), || format!("lease {lease} was granted twice"))
     }
@@ -324,8 +328,4 @@ impl History {
         self.waiting = self.waiting.saturating_sub(1);
         held(open, || format!("{job}[{index}] ended twice"))
     }
-}
-
-fn held(holds: bool, what: impl FnOnce() -> String) -> Check {
-    if holds { Ok(()) } else { Err(what()) }
 }

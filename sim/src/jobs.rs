@@ -161,6 +161,7 @@ pub(crate) fn draft(rng: &mut Rng, size: Size, queues: &[&str]) -> JobDraft {
         grace_ms: rng.permille(500).then(|| i64::try_from(rng.below(5_000)).unwrap_or(0)),
         lost_after_ms: rng.permille(700).then(|| i64::try_from(rng.range(1_000, 100_000)).unwrap_or(0)),
         hold: rng.permille(50),
+        notify: if rng.permille(300) { String::from("http://there/") } else { String::new() },
         ..JobDraft::default()
     };
     match rng.below(100) {

@@ -7,6 +7,7 @@
 //! report of an older stream is taken: reports are safe in any order.
 
 mod hear;
+mod notices;
 mod perform;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -16,14 +17,14 @@ use gangsaw_core::apply::{apply, snapshot_events};
 use gangsaw_core::decide::decide;
 use gangsaw_core::effect::{Effect, Refusal, RefusalKind, Reply};
 use gangsaw_core::event::{Event, Record};
-use gangsaw_core::id::{Actor, NodeId, RequestId, Tenant};
+use gangsaw_core::id::{Actor, JobId, NodeId, RequestId, Tenant};
 use gangsaw_core::input::{HeldLease, Input, Request};
 use gangsaw_core::liveness::{Liveness, lease_ttl};
 use gangsaw_core::place::place;
 use gangsaw_core::state::State;
 use gangsaw_core::time::{Millis, Time};
 
-use crate::disk::CrashPoint;
+use crate::disk::{CrashPoint, grows_state};
 use crate::net::Session;
 use crate::world::{Happening, World};
 
@@ -67,6 +68,8 @@ pub(crate) struct Scheduler {
     /// Heartbeats in a row that counted other leases.
     mismatches: BTreeMap<NodeId, u32>,
     requests: u64,
+    /// Jobs whose end is being told at this moment, and the end it is about.
+    posting: BTreeMap<JobId, Time>,
     /// Cluster time and the simulation's time when it started.
     base: (Time, u64),
 }
@@ -111,6 +114,7 @@ impl World {
         self.recovered(&state, seq);
         let base = (state.now() + Millis(downtime_ms), self.now);
         self.scheduler_starts += 1;
+        seq = self.restore_at_times(&mut state, seq, downtime_ms);
         let connected: Vec<NodeId> = state.nodes().filter(|node| node.connected()).map(|node| node.body.id).collect();
         self.scheduler = Some(Scheduler {
             start: self.scheduler_starts,
@@ -125,6 +129,7 @@ impl World {
             newest: BTreeMap::new(),
             mismatches: BTreeMap::new(),
             requests: 0,
+            posting: BTreeMap::new(),
             base,
         });
         self.note("scheduler-up", &[self.scheduler_starts, seq]);
@@ -193,6 +198,7 @@ impl World {
         if wakes {
             self.ask(Asker::Engine, "scheduler", None, Input::Tick);
         }
+        self.tell_ends();
         self.plan_pulse();
     }
 
@@ -201,7 +207,8 @@ impl World {
         let Some(scheduler) = &mut self.scheduler else { return };
         let wake = scheduler.state.next_wake().map(|wake| scheduler.at(wake));
         let overdue = scheduler.liveness.next_overdue(scheduler.ttl()).map(|due| scheduler.at(due));
-        let next = [wake, overdue].into_iter().flatten().min().unwrap_or(u64::MAX);
+        let notice = scheduler.next_notice().map(|due| scheduler.at(due));
+        let next = [wake, overdue, notice].into_iter().flatten().min().unwrap_or(u64::MAX);
         let next = next.clamp(now + 1, now + PULSE_MS);
         if scheduler.pulse_planned.is_none_or(|planned| next < planned) {
             scheduler.pulse_planned = Some(next);
@@ -374,23 +381,5 @@ impl World {
     /// Arms a crash at the next append.
     pub(crate) fn crash_at_next_append(&mut self, point: CrashPoint) {
         self.crash_at = Some(point);
-    }
-}
-
-/// Says whether an input needs room on disk that is not given back by other inputs.
-fn grows_state(input: &Input) -> bool {
-    match input {
-        Input::Submit(_) | Input::Retry { .. } | Input::SetQueue { .. } | Input::SetTenant { .. } => true,
-        Input::Cancel { .. }
-        | Input::Hold { .. }
-        | Input::Release { .. }
-        | Input::Update { .. }
-        | Input::NodeHello(_)
-        | Input::NodeSilent { .. }
-        | Input::NodeReport { .. }
-        | Input::NodeInventory { .. }
-        | Input::SetNode { .. }
-        | Input::ForgetNode { .. }
-        | Input::Tick => false,
     }
 }

@@ -11,9 +11,10 @@ mod wire;
 
 use gangsaw_core::check::check;
 use gangsaw_core::event::Record;
-use gangsaw_core::id::LeaseId;
+use gangsaw_core::id::{JobId, LeaseId};
 use gangsaw_core::place::replay;
 use gangsaw_core::state::State;
+use gangsaw_core::time::Time;
 
 use crate::counters::Counters;
 use crate::disk::{CrashPoint, Disk};
@@ -47,6 +48,7 @@ pub(crate) enum Happening {
     CallAgain { call: u64 },
     Batch { scheduler: u64 },
     Pulse { scheduler: u64 },
+    Posted { scheduler: u64, job: JobId, ended_at: Time },
     SchedulerUp { died: u64 },
     DiskHasRoom,
     Up { session: Session, message: Up },
@@ -283,6 +285,7 @@ impl World {
             Happening::CallAgain { call } => self.on_call_again(call),
             Happening::Batch { scheduler } => self.on_batch(scheduler),
             Happening::Pulse { scheduler } => self.on_pulse(scheduler),
+            Happening::Posted { scheduler, job, ended_at } => self.on_posted(scheduler, job, ended_at),
             Happening::SchedulerUp { died } => {
                 let measured = self.measured_downtime.take();
                 self.start_scheduler(measured.unwrap_or(self.now - died));
@@ -334,6 +337,7 @@ impl World {
             | Happening::CallAgain { .. }
             | Happening::Batch { .. }
             | Happening::Pulse { .. }
+            | Happening::Posted { .. }
             | Happening::SchedulerUp { .. }
             | Happening::DiskHasRoom
             | Happening::Up { .. }

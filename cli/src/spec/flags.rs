@@ -87,6 +87,9 @@ pub(crate) struct JobFlags {
     /// An exit code that requeues instead of failing; may be repeated
     #[arg(long, value_name = "CODE", help_heading = "Job")]
     requeue_on: Vec<String>,
+    /// POST one JSON object to this URL when the job has ended
+    #[arg(long, value_name = "URL", help_heading = "Job")]
+    notify: Option<String>,
     /// Submit held; `gangsaw release` lets it start
     #[arg(long, help_heading = "Job")]
     hold: bool,
@@ -167,6 +170,7 @@ impl JobFlags {
             ("--on-disconnect", "on_disconnect", &self.on_disconnect),
             ("--lost-after", "lost_after", &self.lost_after),
             ("--stop-after", "stop_after", &self.stop_after),
+            ("--notify", "notify", &self.notify),
             ("--gpu-memory", "resources.gpu_memory", &self.gpu_memory),
             ("--memory", "resources.memory", &self.memory),
             ("--gpus", "resources.gpus", &self.gpus),

@@ -39,6 +39,7 @@ pub(crate) const KEYS: &[&str] = &[
     "stop_after",
     "requeue_on",
     "hold",
+    "notify",
     "sweep",
 ];
 
@@ -64,6 +65,9 @@ pub(crate) fn read(r: &mut Reader, tree: &Tree, around: &Surroundings<'_>) -> Jo
     folders(r, tree, around, &mut spec);
     times(r, tree, &mut spec);
     silence(r, tree, &mut spec);
+    if let Some(value) = tree.get("notify") {
+        spec.notify = r.amount(value, "`notify`", units::url).unwrap_or_default();
+    }
     spec.retry = tree.get("retry").and_then(|retry| self::retry(r, retry));
     let recipe = matches!(spec.work, Some(Work::Recipe(_)));
     spec.demands = demand::read(r, tree, recipe);

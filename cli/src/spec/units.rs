@@ -159,6 +159,23 @@ fn range(text: &str) -> Result<IndexRange, Misread> {
     Ok(range)
 }
 
+/// Reads an http or https URL as far as a slip shows; whether the host is there shows when it is told.
+pub(crate) fn url(text: &str) -> Result<String, Misread> {
+    let hint = "write it as `https://host/path`";
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let host = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    match host {
+        _ if text.chars().any(|c| !c.is_ascii_graphic()) => {
+            misread("a URL has no blanks and only plain characters", "write others as %20 and the like")
+        }
+        None | Some("") => misread(format!("`{text}` names no http or https host"), hint),
+        Some(host) if host.contains('@') => {
+            misread("a URL with a user name in it would show it to everybody", "put a secret into the path")
+        }
+        Some(_) => Ok(text.to_owned()),
+    }
+}
+
 /// How many indices the ranges hold.
 pub(crate) fn count(ranges: &[IndexRange]) -> u64 {
     ranges.iter().map(|range| u64::from((range.last - range.first) / range.step.max(1)) + 1).sum()

@@ -1,7 +1,7 @@
 //! `gangsaw show`: one job with its tasks.
 
 use gangsaw_proto::jobs::v1::job_spec::Work;
-use gangsaw_proto::jobs::v1::{GetJobRequest, GetJobResponse, JobSpec, Phases, Task};
+use gangsaw_proto::jobs::v1::{GetJobRequest, GetJobResponse, JobSpec, Notice, Phases, Task};
 use serde_json::{Value, json};
 
 use super::ps;
@@ -46,6 +46,7 @@ fn value(found: &GetJobResponse) -> Value {
     if let Value::Object(fields) = &mut value {
         fields.insert("spec".into(), found.spec.as_ref().map_or(Value::Null, spec));
         fields.insert("phases".into(), found.phases.as_ref().map_or(Value::Null, phases));
+        fields.insert("notice".into(), found.notice.as_ref().map_or(Value::Null, notice));
         fields.insert("tasks".into(), found.tasks.iter().map(words::task).collect());
         fields.insert("next_page".into(), words::text_or_null(&found.next_page));
     }
@@ -60,6 +61,15 @@ pub(crate) fn phases(phases: &Phases) -> Value {
         "spawned_us": phases.spawned_us,
         "ran_us": phases.ran_us,
         "recorded_us": phases.recorded_us,
+    })
+}
+
+/// How far the notice of the job's end is.
+fn notice(notice: &Notice) -> Value {
+    json!({
+        "standing": words::notice(notice.standing()),
+        "tries": notice.tries,
+        "detail": words::text_or_null(&notice.detail),
     })
 }
 
@@ -100,6 +110,7 @@ fn spec(spec: &JobSpec) -> Value {
         "output_dir": words::text_or_null(&spec.output_dir),
         "time_limit_s": seconds(spec.time_limit),
         "grace_s": seconds(spec.grace),
+        "notify": words::text_or_null(&spec.notify),
     })
 }
 
@@ -145,6 +156,14 @@ fn text(found: &GetJobResponse) -> String {
         for (name, value) in ordered {
             lines.push(("env", format!("{name}={}", if is_secret(name) { MASK } else { value.as_str() })));
         }
+    }
+    if let Some(spec) = found.spec.as_ref().filter(|spec| !spec.notify.is_empty()) {
+        let how = found.notice.as_ref().map(|notice| {
+            let detail = if notice.detail.is_empty() { String::new() } else { format!(": {}", notice.detail) };
+            let tries = if notice.tries == 1 { "1 try".to_owned() } else { format!("{} tries", notice.tries) };
+            format!(" ({}, {tries}{detail})", words::notice(notice.standing()))
+        });
+        lines.push(("notify", format!("{}{}", spec.notify, how.unwrap_or_default())));
     }
     for (name, at) in [("submitted", job.submitted_at), ("started", job.started_at), ("ended", job.ended_at)] {
         if let Some(at) = at.and_then(words::instant) {

@@ -151,6 +151,7 @@ impl State {
         let awaited: Vec<JobId> = job.body.after.iter().map(|after| after.job).collect();
         self.index.ended.insert((at, id));
         self.index.doomed.remove(&id);
+        self.owe_notice(at, id);
         for on in awaited {
             self.watch_no_more(on, id);
         }

@@ -47,6 +47,7 @@ impl State {
                 device: None,
                 exit_code: None,
                 cancelled: None,
+                notice: None,
             });
             self.counters.job = self.counters.job.max(new.id.0 + 1);
         }
@@ -91,7 +92,9 @@ impl State {
         if let Some(at) = job.body.ended_at {
             self.index.ended.insert((at, id));
         }
+        let notice = job.body.notice.take();
         self.jobs.insert(id, job);
+        self.set_notice(id, notice.map(|notice| *notice));
         self.watch_dependencies(id);
         self.reindex(id, false);
     }
@@ -203,6 +206,7 @@ impl State {
         job.body.cancelled = None;
         job.body.excluded.clear();
         job.body.infra_starts.clear();
+        self.set_notice(id, None);
         self.watch_dependencies(id);
         self.reindex(id, false);
     }
@@ -225,6 +229,7 @@ impl State {
 
     pub(super) fn job_forgotten(&mut self, id: JobId) {
         self.unindex(id);
+        self.set_notice(id, None);
         let Some(job) = self.jobs.remove(&id) else {
             return;
         };

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Violation, ensure};
 use crate::event::Event;
 use crate::id::{Attempt, Index, JobId, LeaseId, NodeId};
+use crate::job::notice::{NOTICE_TRIES_MAX, NoticeStanding};
 use crate::job::record::Next;
 use crate::ranges::RangeSet;
 use crate::state::State;
@@ -76,6 +77,11 @@ impl History {
                 self.ended.remove(job);
                 Ok(())
             }
+            Event::NoticeSent { job, tries } | Event::NoticeFailed { job, tries, .. } => owed(state, *job, *tries, 1),
+            // A job that is forgotten first gives up without a try.
+            Event::NoticeGivenUp { job, tries, .. } => {
+                owed(state, *job, *tries, 1).or_else(|_| owed(state, *job, *tries, 0))
+            }
             Event::JobsSubmitted { .. }
             | Event::KeysExpired { .. }
             | Event::JobHeld { .. }
@@ -91,12 +97,15 @@ impl History {
             | Event::NodeForgotten { .. }
             | Event::QueueSet { .. }
             | Event::TenantSet { .. }
+            | Event::Join(_)
             | Event::GangStarted { .. }
             | Event::GangStopping { .. }
             | Event::LeaseTrimmed { .. }
             | Event::LeasePreempted { .. }
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
+            | Event::Token(_)
+            | Event::ClusterRestored { .. }
             | Event::Restored(_) => Ok(()),
         }
     }
@@ -163,6 +172,14 @@ impl History {
     fn counts(&self, lease: LeaseId) -> Result<(), Violation> {
         ensure(!self.fenced.contains(&lease), || format!("a fact of lease {lease} counts, and it is fenced"))
     }
+}
+
+/// A try is about a notice that is owed, and the next of its tries.
+fn owed(state: &State, job: JobId, tries: u32, more: u32) -> Result<(), Violation> {
+    let notice = state.jobs.get(&job).and_then(|job| job.body.notice.as_deref());
+    let owed = notice.filter(|notice| matches!(notice.standing, NoticeStanding::Owed { .. }));
+    let next = owed.is_some_and(|notice| notice.tries + more == tries && tries <= NOTICE_TRIES_MAX);
+    ensure(next, || format!("job {job}: try {tries} of its notice follows {notice:?}"))
 }
 
 /// A queue's limits, and its tenant's, hold with what is about to start.

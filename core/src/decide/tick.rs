@@ -5,8 +5,9 @@ use super::scratch::{Scratch, infra_exit};
 use super::submit::KEY_KEPT;
 use crate::apply::CHUNK_LATE_AFTER;
 use crate::effect::Step;
-use crate::event::Event;
+use crate::event::{Event, TokenEvent};
 use crate::id::{JobId, LeaseId};
+use crate::job::notice::{Notice, NoticeStanding};
 use crate::job::record::Outcome;
 use crate::node::Node;
 use crate::state::State;
@@ -31,7 +32,15 @@ impl Decider<'_> {
         if self.state.index.keys.first().is_some_and(|(used, _, _)| *used + KEY_KEPT <= self.now) {
             scratch.event(Event::KeysExpired { used_until: Time(self.now.0.saturating_sub(KEY_KEPT.0)) });
         }
+        if self.state.tokens.next_end().is_some_and(|end| end <= self.now) {
+            scratch.event(Event::Token(TokenEvent::Expired { until: self.now }));
+        }
         for job in self.old_jobs() {
+            let notice = self.state.jobs.get(&job).and_then(|job| job.body.notice.as_deref());
+            if let Some(Notice { tries, standing: NoticeStanding::Owed { .. }, .. }) = notice {
+                let why = "the job was forgotten first".to_owned();
+                scratch.event(Event::NoticeGivenUp { job, tries: *tries, why });
+            }
             scratch.event(Event::JobForgotten { job });
         }
         scratch.step
@@ -124,6 +133,7 @@ impl State {
         let key = index.keys.first().map(|(used, _, _)| *used + KEY_KEPT);
         let job = index.ended.first().map(|(ended, _)| *ended + JOB_KEPT);
         let eviction = index.evictions.first().map(|(at, _)| *at);
-        [lost, wake, chunk, gang, key, job, eviction].into_iter().flatten().min()
+        let token = self.tokens.next_end();
+        [lost, wake, chunk, gang, key, job, eviction, token].into_iter().flatten().min()
     }
 }

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use crate::event::Event;
-use crate::id::{Actor, IdempotencyKey, JobId, LeaseId, NodeId, RequestId, Tenant};
+use crate::id::{Actor, Attempt, IdempotencyKey, JobId, LeaseId, NodeId, RequestId, Tenant, TokenId};
 use crate::job::body::{After, JobBody};
 use crate::job::spec::JobSpec;
+use crate::join::JoinRestored;
 use crate::lease::{Gang, Lease, RankHold};
 use crate::node::NodeBody;
 use crate::queue::{Limits, QueueKey};
 use crate::time::Time;
+use crate::token::{ApiToken, Tokens};
 
 /// Who asked for a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,9 @@ impl Event {
             | Event::JobReleased { job, .. }
             | Event::ElementsRetried { job, .. }
             | Event::JobUpdated { job, .. }
+            | Event::NoticeSent { job, .. }
+            | Event::NoticeFailed { job, .. }
+            | Event::NoticeGivenUp { job, .. }
             | Event::JobForgotten { job }
             | Event::ChunkLeased { job, .. }
             | Event::GangLeased { job, .. }
@@ -47,6 +52,7 @@ impl Event {
             | Event::FenceConfirmed { job, .. }
             | Event::NodeExcluded { job, .. } => vec![*job],
             Event::KeysExpired { .. }
+            | Event::ClusterRestored { .. }
             | Event::NodeRegistered { .. }
             | Event::NodeReturned { .. }
             | Event::NodeInventoryChanged { .. }
@@ -59,6 +65,8 @@ impl Event {
             | Event::TenantSet { .. }
             | Event::RoundDecided { .. }
             | Event::ReportTaken { .. }
+            | Event::Join(_)
+            | Event::Token(_)
             | Event::Restored(_) => Vec::new(),
         }
     }
@@ -75,6 +83,23 @@ pub struct NewJob {
     pub after: Vec<After>,
 }
 
+/// With which numbers a restored state goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raised {
+    /// Who asked for the restore.
+    pub by: By,
+    /// How often the state was restored.
+    pub epoch: u64,
+    /// The next job's number.
+    pub job: u64,
+    /// The next lease's number.
+    pub lease: u64,
+    /// The next node's number.
+    pub node: u32,
+    /// Every attempt from now on has a higher number.
+    pub attempt_base: Attempt,
+}
+
 /// A node's part of a gang.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GangPart {
@@ -84,6 +109,30 @@ pub struct GangPart {
     pub node: NodeId,
     /// Its ranks, ascending.
     pub ranks: Vec<RankHold>,
+}
+
+/// An API token came or went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenEvent {
+    /// It was made.
+    Created {
+        /// Who asked.
+        by: By,
+        /// The token, without its secret.
+        token: Box<ApiToken>,
+    },
+    /// It admits nobody any more.
+    Revoked {
+        /// Who asked.
+        by: By,
+        /// Which.
+        token: TokenId,
+    },
+    /// Those that expire up to a time are gone.
+    Expired {
+        /// At or before.
+        until: Time,
+    },
 }
 
 /// A part of a snapshot: durable structures as they are, counters last.
@@ -124,6 +173,10 @@ pub enum Restored {
         /// The jobs it made.
         jobs: Vec<JobId>,
     },
+    /// Who may join, and who has.
+    Join(Box<JoinRestored>),
+    /// Every API token, and the next one's number.
+    Tokens(Box<Tokens>),
     /// What the next ids are.
     Counters {
         /// Next job.
@@ -134,5 +187,9 @@ pub enum Restored {
         node: u32,
         /// Rounds so far.
         round: u64,
+        /// Every attempt has a higher number.
+        attempt_base: Attempt,
+        /// How often the state was restored from a backup.
+        epoch: u64,
     },
 }

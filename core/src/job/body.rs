@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::id::{Actor, Index, JobId, LeaseId, NodeId, QueueName, RequestId, Tenant};
+use crate::job::notice::Notice;
 use crate::job::record::{ElementRecord, EndState, EndedRange};
 use crate::job::spec::{DependencyKind, JobSpec};
 use crate::ranges::RangeSet;
@@ -64,6 +65,8 @@ pub struct JobBody {
     pub exit_code: Option<i32>,
     /// Why elements were cancelled, the latest cause.
     pub cancelled: Option<CancelCause>,
+    /// How far the notice of its end is. Boxed, for most jobs have none.
+    pub notice: Option<Box<Notice>>,
 }
 
 /// A resolved dependency.

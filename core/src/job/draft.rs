@@ -51,6 +51,8 @@ pub struct JobDraft {
     pub requeue_on: Vec<u32>,
     /// Submit in HELD.
     pub hold: bool,
+    /// Who is told when it has ended. Empty: nobody.
+    pub notify: String,
     /// Its name within one Submit. Empty: none.
     pub alias: String,
 }

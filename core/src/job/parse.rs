@@ -73,6 +73,7 @@ impl Parser {
             on_disconnect,
             lost_after,
             hold: draft.hold,
+            notify: self.notify(draft.notify),
             alias,
             name: name?,
             queue: queue?,

@@ -56,6 +56,8 @@ pub struct JobSpec {
     pub requeue_on: BTreeSet<u8>,
     /// Submitted in HELD.
     pub hold: bool,
+    /// Who is told when it has ended: an http or https URL.
+    pub notify: Option<String>,
     /// Its name within one Submit.
     pub alias: Option<JobName>,
 }

@@ -92,6 +92,10 @@ pub(crate) struct Indexed {
     /// Ended jobs, by when.
     pub(crate) ended: BTreeSet<(Time, JobId)>,
     pub(crate) keys: BTreeSet<(Time, Tenant, IdempotencyKey)>,
+    /// Jobs whose end is to be told, by when it may be.
+    pub(crate) notices: BTreeSet<(Time, JobId)>,
+    /// How often one was put there. Compared by nobody: a restart begins again.
+    pub(crate) notices_made: u64,
     /// Leases with elements that wait for a slot, by node.
     pub(crate) chunks: BTreeMap<NodeId, BTreeSet<LeaseId>>,
     /// The same leases, by when they were granted.
@@ -112,6 +116,7 @@ impl Indexed {
             && self.evictions == other.evictions
             && self.ended == other.ended
             && self.keys == other.keys
+            && self.notices == other.notices
             && self.chunks == other.chunks
             && self.chunk_times == other.chunk_times
     }

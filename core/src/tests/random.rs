@@ -15,6 +15,7 @@ use crate::event::Event;
 use crate::id::*;
 use crate::input::*;
 use crate::job::draft::*;
+use crate::job::notice::Posted;
 use crate::job::spec::DependencyKind;
 use crate::lease::{Lease, RevokeReason};
 use crate::node::NodeMode;
@@ -119,6 +120,7 @@ impl Run {
         draft.retry.infra = Some(random.below(4) as u32);
         draft.lost_after_ms = Some(60_000);
         draft.requeue_on = if random.percent(20) { vec![2] } else { Vec::new() };
+        draft.notify = if random.percent(30) { "http://there".into() } else { String::new() };
         draft.queue = if random.percent(30) { "other".into() } else { String::new() };
         if let Some(on) = self.jobs.last().filter(|_| random.percent(25)) {
             let kinds = [DependencyKind::Ok, DependencyKind::Any, DependencyKind::Failed];
@@ -133,7 +135,7 @@ impl Run {
         let some = |run: &mut Run| run.jobs.get(run.random.below(jobs) as usize).copied();
         let Some(job) = some(self) else { return };
         let part = self.random.percent(50).then(|| RangeSet::range(0, self.random.below(10) as u32));
-        let input = match self.random.below(10) {
+        let input = match self.random.below(12) {
             0 | 1 => Input::Cancel { job, elements: part },
             2 => Input::Hold { job },
             3 => Input::Release { job },
@@ -162,6 +164,13 @@ impl Run {
                 queued_max: Change::Keep,
                 gpus_max: Change::Set(self.random.below(3)),
             },
+            9 | 10 => {
+                let Some((_, job)) = self.world.state.notices().next() else { return };
+                let ended_at = self.world.state.job(job).and_then(|job| job.body.ended_at).unwrap_or_default();
+                let again = self.random.percent(80);
+                let failed = Posted::Failed { again, why: "nobody listens".into() };
+                Input::Notice { job, ended_at, posted: if self.random.percent(30) { Posted::Taken } else { failed } }
+            }
             _ => Input::SetQueue {
                 name: QueueName::default(),
                 running_max: Change::Unlimited,

@@ -357,9 +357,17 @@ pub(super) fn brief(event: &Event) -> String {
         Event::JobHeld { job, .. } => format!("held {job}"),
         Event::JobReleased { job, .. } => format!("released {job}"),
         Event::JobUpdated { job, .. } => format!("updated {job}"),
+        Event::NoticeSent { job, tries } => format!("told of {job} in {tries}"),
+        Event::NoticeFailed { job, tries, not_before, why } => {
+            format!("told nobody of {job} in {tries}: {why}; again at {not_before}")
+        }
+        Event::NoticeGivenUp { job, tries, why } => format!("tells nobody of {job} after {tries}: {why}"),
         Event::JobForgotten { job } => format!("forgot job {job}"),
         Event::KeysExpired { used_until } => format!("keys until {used_until} expired"),
         Event::QueueSet { queue, limits, .. } => format!("queue {} {limits:?}", queue.name),
+        Event::Join(join) => format!("join {join:?}"),
+        Event::Token(change) => format!("{change:?}"),
+        Event::ClusterRestored(raised) => format!("cluster restored {}", raised.epoch),
         Event::TenantSet { tenant, limits, .. } => format!("tenant {tenant} {limits:?}"),
         Event::Restored(_) => "restored".into(),
     }

@@ -74,6 +74,7 @@ impl PhaseBook {
             | Event::NodeForgotten { .. }
             | Event::QueueSet { .. }
             | Event::TenantSet { .. }
+            | Event::Join(_)
             | Event::RoundDecided { .. }
             | Event::LeasePrepared { .. }
             | Event::GangStarted { .. }
@@ -86,7 +87,12 @@ impl PhaseBook {
             | Event::LeaseFenced { .. }
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
+            | Event::NoticeSent { .. }
+            | Event::NoticeFailed { .. }
+            | Event::NoticeGivenUp { .. }
             | Event::ReportTaken { .. }
+            | Event::Token(_)
+            | Event::ClusterRestored { .. }
             | Event::Restored(_) => {}
         }
     }

@@ -23,7 +23,13 @@ fn parts(folder: &Path) -> Parts {
         disk,
         metrics: Arc::default(),
         refused_inputs: folder.join("refused-inputs"),
+        fail_at: None,
+        notices: tokio::sync::watch::channel(0).0,
     }
+}
+
+pub(super) fn started(folder: &Path) -> Engine {
+    Engine::start(parts(folder)).unwrap().0
 }
 
 fn asking(input: Input) -> Request {

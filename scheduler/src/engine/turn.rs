@@ -12,7 +12,7 @@ use gangsaw_core::input::Request;
 use gangsaw_core::state::State;
 use gangsaw_core::time::Time;
 use gangsaw_proto::node::v1::attach_response::Message as ToNode;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::desk::{self, Desk, View};
 use super::refused::Refused;
@@ -21,9 +21,11 @@ use super::take::is_submit;
 use super::{Answer, EngineError, Message, Parts, Read};
 use crate::clock::{Clock, boot_ns, wall_ms};
 use crate::disk::DiskGuard;
+use crate::keyring::Keyring;
 use crate::metrics::Metrics;
 use crate::rpc::errors::Refusal;
 use crate::store::contract::{AppendError, Store};
+use crate::store::fail::{FailAt, FailMoment};
 use crate::store::project::Projection;
 use crate::wire::view::Now;
 
@@ -57,12 +59,18 @@ pub(super) struct Running {
     pub(super) now: Now,
     pub(super) desk: Desk,
     pub(super) refused: Refused,
+    notices: watch::Sender<u64>,
     pub(super) metrics: Arc<Metrics>,
+    /// The tokens in force, for the door.
+    pub(super) keys: watch::Sender<Arc<Keyring>>,
     pub(super) decide: Decide,
     /// Wall time of cluster time zero.
     pub(super) wall_base_ms: u64,
     /// The last turn appended nothing.
     pub(super) idle: bool,
+    fail_at: Option<FailAt>,
+    /// Batches appended so far.
+    appended: u64,
 }
 
 /// The next message, or why there is none.
@@ -95,6 +103,7 @@ impl Running {
         let clock = Clock::resume(state.now().0, parts.loaded.last_wall_ms);
         let now = Now { time: Time(clock.now_ms()), wall_ms: wall_ms() };
         let desk = Desk::starting(&state, now.time);
+        let keys = watch::Sender::new(Arc::new(Keyring::new(state.tokens(), clock)));
         Running {
             state,
             store: parts.store,
@@ -103,10 +112,14 @@ impl Running {
             now,
             desk,
             refused: Refused::new(parts.refused_inputs),
+            notices: parts.notices,
             metrics: parts.metrics,
+            keys,
             decide,
             wall_base_ms: now.wall_ms.saturating_sub(now.time.0),
             idle: false,
+            fail_at: parts.fail_at,
+            appended: 0,
         }
     }
 
@@ -148,11 +161,22 @@ impl Running {
             });
         }
         self.pass_time(&mut batch);
+        self.strike(FailMoment::Decided, &batch);
         self.place(&mut batch);
+        self.strike(FailMoment::Placed, &batch);
         self.append(&mut batch)?;
         self.perform(&mut batch);
+        self.strike(FailMoment::Performed, &batch);
+        self.appended += u64::from(!batch.events.is_empty());
         self.show(batch);
         Ok(going)
+    }
+
+    /// Ends the process if that was planned for this moment on the way to this batch's append.
+    fn strike(&self, moment: FailMoment, batch: &Batch) {
+        if let Some(fail) = self.fail_at.filter(|_| !batch.events.is_empty()) {
+            fail.step(self.appended + 1, moment);
+        }
     }
 
     /// Waits a moment for company to share an append with; ends at once with the first message that cannot wait.
@@ -243,6 +267,9 @@ impl Running {
     /// Performs and answers, now that everything the batch rests on is on disk.
     fn perform(&mut self, batch: &mut Batch) {
         let durable_ns = boot_ns();
+        if batch.events.iter().any(|event| matches!(event, Event::Token(_))) {
+            self.keys.send_modify(|keys| *keys = Arc::new(keys.follow(self.state.tokens())));
+        }
         let mut submits = batch.submits.iter().peekable();
         for (at, event) in batch.events.iter().enumerate() {
             let arrived = submits.next_if(|(index, _)| *index == at).map_or(durable_ns, |(_, arrived)| *arrived);
@@ -252,7 +279,12 @@ impl Running {
                 self.metrics.submit_to_durable.observe(nanos.as_secs_f64());
             }
         }
-        for leaving in batch.leaving.drain(..) {
+        let leaving = std::mem::take(&mut batch.leaving);
+        let half = leaving.len() / 2;
+        for (number, leaving) in leaving.into_iter().enumerate() {
+            if number == half {
+                self.strike(FailMoment::Performing, batch);
+            }
             match leaving {
                 Leaving::Effect(effect) => self.desk.sessions.perform(effect),
                 Leaving::Tell(node, message) => self.desk.sessions.send(node, message),
@@ -278,6 +310,8 @@ impl Running {
         let (state, desk, now, seq) = (&self.state, &self.desk, self.now, self.store.last_seq());
         watches.show(boot_ns(), |job| desk::has_ended(state, job), |job| desk::picture(state, desk, job, now, seq));
         self.desk.watches = watches;
+        let made = self.state.notices_made();
+        self.notices.send_if_modified(|seen| std::mem::replace(seen, made) != made);
         let mut view = View {
             state: &self.state,
             now: self.now,

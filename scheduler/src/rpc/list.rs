@@ -59,6 +59,7 @@ fn get_from(
         tasks,
         next_page: ask::task_token(next),
         phases: Some(phases),
+        notice: held.body.notice.as_deref().map(view::notice),
     })
 }
 
@@ -112,6 +113,7 @@ fn get_old(
         tasks,
         next_page: ask::task_token(next),
         phases: None,
+        notice: None,
     })
 }
 

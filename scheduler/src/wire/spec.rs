@@ -47,6 +47,7 @@ pub(crate) fn draft(spec: wire::JobSpec) -> JobDraft {
         stop_after_ms: spec.stop_after.map(|span| ms(&span)),
         requeue_on: spec.requeue_on,
         hold: spec.hold,
+        notify: spec.notify,
         alias: spec.alias,
     }
 }
@@ -150,6 +151,7 @@ pub(crate) fn message(spec: &JobSpec) -> wire::JobSpec {
         stop_after,
         requeue_on: spec.requeue_on.iter().map(|code| u32::from(*code)).collect(),
         hold: spec.hold,
+        notify: spec.notify.clone().unwrap_or_default(),
         alias: spec.alias.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
 }
@@ -243,6 +245,7 @@ pub(crate) fn from_message(spec: wire::JobSpec) -> Result<JobSpec, Malformed> {
         lost_after: millis(&need(spec.lost_after, "lost_after")?),
         requeue_on: spec.requeue_on.into_iter().filter_map(|code| u8::try_from(code).ok()).collect(),
         hold: spec.hold,
+        notify: filled(spec.notify),
         alias: match spec.alias.as_str() {
             "" => None,
             alias => Some(JobName::new(alias).map_err(|_| Malformed("alias"))?),

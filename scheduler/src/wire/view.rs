@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use gangsaw_core::id::{Index, JobId, Rank, Tenant};
 use gangsaw_core::job::body::{CancelCause, DeviceCode, Job};
+use gangsaw_core::job::notice::Notice;
 use gangsaw_core::job::record::ElementState;
 use gangsaw_core::job::spec::JobSpec;
 use gangsaw_core::node::Node;
@@ -109,6 +110,7 @@ pub(crate) fn shown_spec(job: &Job) -> jobs::v1::JobSpec {
     let mut shown = spec::message(&JobSpec { queue: job.body.queue.clone(), ..(*job.body.spec).clone() });
     shown.priority = Some(job.body.priority);
     shown.time_limit = job.body.time_limit.map(spec::span);
+    shown.notify = shown_url(&shown.notify);
     for (name, value) in shown.env.iter_mut().chain(shown.exported_env.iter_mut()) {
         let upper = name.to_uppercase();
         if SECRET_WORDS.iter().any(|word| upper.contains(word)) {
@@ -116,6 +118,21 @@ pub(crate) fn shown_spec(job: &Job) -> jobs::v1::JobSpec {
         }
     }
     shown
+}
+
+/// Returns a URL without what comes after its host: paths and queries of receivers are often secrets.
+fn shown_url(url: &str) -> String {
+    let host = url.find("://").map_or(0, |at| at + 3);
+    match url[host..].find(['/', '?', '#']).map(|at| host + at) {
+        Some(end) if end + 1 < url.len() => format!("{}/{MASK}", &url[..end]),
+        Some(_) | None => url.to_owned(),
+    }
+}
+
+/// Returns how far the notice of a job's end is.
+pub(crate) fn notice(notice: &Notice) -> jobs::v1::Notice {
+    let standing = terms::notice(notice.standing).into();
+    jobs::v1::Notice { standing, tries: notice.tries, detail: notice.why.clone() }
 }
 
 /// Progress of tasks, as they last said it.

@@ -19,6 +19,8 @@ pub(super) const EVENTS: &[&str] = &[
     "NodeForgotten",
     "QueueSet",
     "TenantSet",
+    "Join",
+    "ClusterRestored",
     "RoundDecided",
     "ChunkLeased",
     "GangLeased",
@@ -35,13 +37,29 @@ pub(super) const EVENTS: &[&str] = &[
     "LeaseFenced",
     "FenceConfirmed",
     "NodeExcluded",
+    "NoticeSent",
+    "NoticeFailed",
+    "NoticeGivenUp",
     "ReportTaken",
+    "Token",
     "Restored",
 ];
 pub(super) const OUTCOMES: &[&str] = &["Ok", "Failed", "Oom", "Timeout", "Preempted", "Infra", "Cancelled", "Fenced"];
-pub(super) const RESTORED: &[&str] = &["Queue", "Tenant", "Node", "Job", "Gang", "Lease", "Key", "Counters"];
+pub(super) const RESTORED: &[&str] =
+    &["Queue", "Tenant", "Node", "Job", "Gang", "Lease", "Key", "Tokens", "Join", "Counters"];
 pub(super) const EFFECTS: &[&str] = &["Reply", "Grant", "Start", "Revoke", "Trim", "AckReport"];
-pub(super) const REPLIES: &[&str] = &["Submitted", "Faults", "Refused", "Cancelled", "Retried", "Done", "Welcome"];
+pub(super) const REPLIES: &[&str] = &[
+    "Submitted",
+    "Faults",
+    "Refused",
+    "Cancelled",
+    "Retried",
+    "TokenCreated",
+    "JoinToken",
+    "Joined",
+    "Done",
+    "Welcome",
+];
 pub(super) const INPUTS: &[&str] = &[
     "Submit",
     "Cancel",
@@ -56,7 +74,11 @@ pub(super) const INPUTS: &[&str] = &[
     "SetNode",
     "ForgetNode",
     "SetQueue",
+    "CreateToken",
+    "RevokeToken",
+    "Join",
     "SetTenant",
+    "Notice",
     "Tick",
 ];
 pub(super) const AGENT_INPUTS: &[&str] = &[

@@ -47,6 +47,9 @@ pub const ENV_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of a path: Linux's PATH_MAX.
 pub const PATH_BYTES_MAX: usize = 4_096;
 
+/// Bytes of a URL: servers take no longer ones.
+pub const URL_BYTES_MAX: usize = 2_048;
+
 /// Dependencies of a job: all are looked at when one ends.
 pub const AFTER_MAX: usize = 256;
 

@@ -190,6 +190,25 @@ impl Parser {
         Some(path)
     }
 
+    /// A URL as far as the core goes: it parses no more of it than tells a slip from an address.
+    pub(super) fn notify(&mut self, url: String) -> Option<String> {
+        if url.is_empty() {
+            return None;
+        }
+        let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+        let host = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+        let hint = "write it as `https://host/path`";
+        if url.len() > URL_BYTES_MAX || !url.chars().all(|c| c.is_ascii_graphic()) {
+            let message = format!("it is longer than {URL_BYTES_MAX} bytes or has other than plain characters");
+            self.fault("notify", "bad-url", message, hint);
+        } else if host.is_none_or(|host| host.is_empty() || host.starts_with(':')) {
+            self.fault("notify", "bad-url", "it names no http or https host", hint);
+        } else if host.is_some_and(|host| host.contains('@')) {
+            self.fault("notify", "bad-url", "it has a user name in it, which nobody would be told", hint);
+        }
+        Some(url)
+    }
+
     pub(super) fn requeue_on(&mut self, codes: &[u32], work: Option<&Work>, replicas: u32) -> BTreeSet<u8> {
         let mut set = BTreeSet::new();
         for code in codes {

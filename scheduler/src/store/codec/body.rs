@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use gangsaw_core::id::{Actor, Index, JobId, NodeId, QueueName, RequestId, Tenant};
 use gangsaw_core::job::body::{Excluded, JobBody};
+use gangsaw_core::job::notice::{Notice, NoticeStanding};
 use gangsaw_core::job::record::{
     Checkpoint, ElementRecord, Ended, EndedRange, RecordStatus, Started, TaskRecord, Used,
 };
 use gangsaw_core::time::{Millis, Time};
+use gangsaw_proto::jobs::v1::notice::Standing;
 use gangsaw_proto::log::v1 as log;
 use gangsaw_proto::log::v1::element_record::Status;
 
@@ -49,6 +51,7 @@ pub(super) fn job(body: &JobBody) -> log::RestoredJob {
         device: body.device.as_ref().map(part::device),
         exit_code: body.exit_code,
         cancelled: body.cancelled.map(part::cause),
+        notice: body.notice.as_deref().map(notice),
     }
 }
 
@@ -90,7 +93,27 @@ pub(super) fn job_from(body: log::RestoredJob) -> Result<JobBody, Malformed> {
         device: body.device.map(part::device_from).transpose()?,
         exit_code: body.exit_code,
         cancelled: body.cancelled.map(part::cause_from),
+        notice: body.notice.map(notice_from).transpose()?.map(Box::new),
     })
+}
+
+fn notice(notice: &Notice) -> log::Notice {
+    let not_before_ms = match notice.standing {
+        NoticeStanding::Owed { not_before } => not_before.0,
+        NoticeStanding::Sent | NoticeStanding::GivenUp => 0,
+    };
+    let standing = terms::notice(notice.standing).into();
+    log::Notice { tries: notice.tries, standing, not_before_ms, why: notice.why.clone() }
+}
+
+fn notice_from(notice: log::Notice) -> Result<Notice, Malformed> {
+    let standing = match notice.standing() {
+        Standing::Owed => NoticeStanding::Owed { not_before: Time(notice.not_before_ms) },
+        Standing::Sent => NoticeStanding::Sent,
+        Standing::GivenUp => NoticeStanding::GivenUp,
+        Standing::Unspecified => return Err(Malformed("standing")),
+    };
+    Ok(Notice { tries: notice.tries, standing, why: notice.why })
 }
 
 pub(super) fn excluded(job_id: u64, node: NodeId, until: Time, reason: &str) -> log::NodeExcluded {

@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use gangsaw_core::event::{By, GangPart, NewJob, Restored};
+use gangsaw_core::access::Role;
+use gangsaw_core::event::{By, GangPart, NewJob, Raised, Restored, TokenEvent};
 use gangsaw_core::id::{
-    Actor, DeviceId, IdempotencyKey, JobId, JobName, LeaseId, NodeId, NodeName, QueueName, RequestId, Tenant,
+    Actor, DeviceId, IdempotencyKey, JobId, JobName, LeaseId, NodeId, NodeName, QueueName, RequestId, Tenant, TokenId,
 };
 use gangsaw_core::job::body::{After, CancelCause, DeviceChoice, DeviceCode, Excluded, JobBody, Standing};
+use gangsaw_core::job::notice::{Notice, NoticeStanding};
 use gangsaw_core::job::record::{
     Cause, Checkpoint, ElementRecord, EndState, Ended, EndedRange, Exit, Next, Outcome, RecordStatus, RetryClass,
     Started, TaskRecord, Used,
@@ -16,12 +18,14 @@ use gangsaw_core::job::record::{
 use gangsaw_core::job::spec::{
     Array, Dependency, DependencyKind, DependsOn, JobSpec, OnDisconnect, Rendezvous, Retry, Work,
 };
+use gangsaw_core::join::{Hash, JoinEvent, JoinRestored, JoinToken, Member};
 use gangsaw_core::lease::{Gang, GangPlace, Lease, Master, RankHold, RevokeReason, Revoking, Stopping};
 use gangsaw_core::node::{NodeBody, NodeMode};
 use gangsaw_core::queue::{Limits, QueueKey};
 use gangsaw_core::ranges::RangeSet;
 use gangsaw_core::resources::{Demand, Device, Inventory};
 use gangsaw_core::time::Millis;
+use gangsaw_core::token::{ApiToken, Tokens};
 use proptest::prelude::*;
 
 use super::*;
@@ -73,6 +77,10 @@ impl Maker {
 
     fn map(&mut self) -> BTreeMap<String, String> {
         self.many(|m| (m.text(), m.text())).into_iter().collect()
+    }
+
+    fn hash(&mut self) -> Hash {
+        [0; 32].map(|_: u8| self.number().to_le_bytes()[0])
     }
 
     fn time(&mut self) -> Time {
@@ -188,6 +196,7 @@ impl Maker {
             lost_after: self.span(),
             requeue_on: self.many(|m| u8::try_from(m.small() & 255).unwrap()).into_iter().collect(),
             hold: self.flag(),
+            notify: self.filled(),
             alias: self.maybe(Maker::name),
         }
     }
@@ -367,7 +376,14 @@ impl Maker {
             device: self.maybe(Maker::device),
             exit_code: self.maybe(Maker::signed),
             cancelled: self.maybe(Maker::cause),
+            notice: self.maybe(|m| Box::new(m.notice())),
         }
+    }
+
+    fn notice(&mut self) -> Notice {
+        let owed = NoticeStanding::Owed { not_before: self.time() };
+        let standing = self.pick(&[owed, NoticeStanding::Sent, NoticeStanding::GivenUp]);
+        Notice { tries: self.small(), standing, why: self.text() }
     }
 
     fn gang(&mut self) -> Gang {
@@ -441,8 +457,24 @@ impl Maker {
     }
 }
 
+impl Maker {
+    fn token(&mut self) -> ApiToken {
+        ApiToken {
+            id: TokenId(self.small()),
+            actor: self.by().actor,
+            tenant: self.tenant(),
+            role: self.pick(&Role::ALL),
+            user: self.text(),
+            digest: [self.small().to_le_bytes()[0]; 32],
+            made_by: self.by().actor,
+            made_at: self.time(),
+            expires_at: self.maybe(Maker::time),
+        }
+    }
+}
+
 /// Variants there are, those of snapshots among them.
-const VARIANTS: usize = 43;
+const VARIANTS: usize = 58;
 
 /// Returns a variant's number: a new one does not build until it is made below.
 fn variant(event: &Event) -> usize {
@@ -485,11 +517,28 @@ fn variant(event: &Event) -> usize {
         Event::Restored(Restored::Lease(_)) => 35,
         Event::Restored(Restored::Key { .. }) => 36,
         Event::Restored(Restored::Counters { .. }) => 37,
+        Event::Token(TokenEvent::Created { .. }) => 43,
+        Event::Token(TokenEvent::Revoked { .. }) => 44,
+        Event::Token(TokenEvent::Expired { .. }) => 45,
+        Event::Restored(Restored::Tokens(_)) => 46,
         Event::TenantSet { .. } => 38,
         Event::NodeEvicted { .. } => 40,
         Event::NodeClearing { .. } => 41,
         Event::LeasePreempted { .. } => 42,
         Event::Restored(Restored::Tenant { .. }) => 39,
+        Event::Join(JoinEvent::TokenCreated { .. }) => 47,
+        Event::Join(JoinEvent::TokenRevoked { .. }) => 48,
+        Event::Join(JoinEvent::Joined { .. }) => 49,
+        Event::Join(JoinEvent::MemberForgotten { .. }) => 50,
+        Event::Restored(Restored::Join(part)) => match **part {
+            JoinRestored::Token(_) => 51,
+            JoinRestored::Member(_) => 52,
+            JoinRestored::Next { .. } => 53,
+        },
+        Event::ClusterRestored { .. } => 54,
+        Event::NoticeSent { .. } => 55,
+        Event::NoticeFailed { .. } => 56,
+        Event::NoticeGivenUp { .. } => 57,
     }
 }
 
@@ -533,6 +582,41 @@ fn event(number: usize, m: &mut Maker) -> Event {
         }
         13 => Event::NodeForgotten { by: m.by(), node: m.node() },
         14 => Event::QueueSet { by: m.by(), queue: m.queue_key(), limits: m.limits() },
+        47 => Event::Join(JoinEvent::TokenCreated {
+            by: m.by(),
+            token: m.number(),
+            hash: m.hash(),
+            uses: m.small(),
+            expires: m.time(),
+        }),
+        48 => Event::Join(JoinEvent::TokenRevoked { by: m.by(), token: m.number() }),
+        49 => Event::Join(JoinEvent::Joined {
+            join: m.number(),
+            token: m.number(),
+            name: NodeName::new(&m.text()).unwrap(),
+            uuid: m.text(),
+            key_hash: m.hash(),
+        }),
+        50 => Event::Join(JoinEvent::MemberForgotten { by: m.by(), name: NodeName::new(&m.text()).unwrap() }),
+        51 => Event::Restored(Restored::Join(Box::new(JoinRestored::Token(JoinToken {
+            id: m.number(),
+            hash: m.hash(),
+            by: m.by().actor,
+            created_at: m.time(),
+            expires: m.time(),
+            uses_max: m.small(),
+            uses: m.small(),
+            revoked: m.flag(),
+        })))),
+        52 => Event::Restored(Restored::Join(Box::new(JoinRestored::Member(Member {
+            join: m.number(),
+            name: NodeName::new(&m.text()).unwrap(),
+            uuid: m.text(),
+            key_hash: m.hash(),
+            token: m.number(),
+            joined_at: m.time(),
+        })))),
+        53 => Event::Restored(Restored::Join(Box::new(JoinRestored::Next { token: m.number(), join: m.number() }))),
         15 => Event::RoundDecided {
             round: m.number(),
             now: m.time(),
@@ -627,12 +711,33 @@ fn event(number: usize, m: &mut Maker) -> Event {
             lease: m.number(),
             node: m.small(),
             round: m.number(),
+            attempt_base: m.small(),
+            epoch: m.number(),
         }),
+        43 => Event::Token(TokenEvent::Created { by: m.by(), token: Box::new(m.token()) }),
+        44 => Event::Token(TokenEvent::Revoked { by: m.by(), token: TokenId(m.small()) }),
+        45 => Event::Token(TokenEvent::Expired { until: m.time() }),
+        46 => {
+            let all = m.many(Maker::token);
+            let next = all.iter().map(|token| token.id.0).max().unwrap_or(0).saturating_add(m.small() % 3);
+            Event::Restored(Restored::Tokens(Box::new(Tokens::restored(TokenId(next), all))))
+        }
         38 => Event::TenantSet { by: m.by(), tenant: m.tenant(), limits: m.limits() },
         39 => Event::Restored(Restored::Tenant { tenant: m.tenant(), limits: m.limits() }),
         40 => Event::NodeEvicted { node: m.node() },
         41 => Event::NodeClearing { node: m.node(), leases: m.many(Maker::lease).into_iter().collect() },
         42 => Event::LeasePreempted { lease: m.lease(), job: m.job() },
+        54 => Event::ClusterRestored(Raised {
+            by: m.by(),
+            epoch: m.number(),
+            job: m.number(),
+            lease: m.number(),
+            node: m.small(),
+            attempt_base: m.small(),
+        }),
+        55 => Event::NoticeSent { job: m.job(), tries: m.small() },
+        56 => Event::NoticeFailed { job: m.job(), tries: m.small(), not_before: m.time(), why: m.text() },
+        57 => Event::NoticeGivenUp { job: m.job(), tries: m.small(), why: m.text() },
         _ => unreachable!("there are {VARIANTS} variants"),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use gangsaw_core::event::{By, Event as E, GangPart, NewJob, Restored};
+use gangsaw_core::event::{By, Event as E, GangPart, NewJob, Raised, Restored, TokenEvent};
 use gangsaw_core::id::{IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Tenant};
 use gangsaw_core::job::body::{After, CancelCause};
 use gangsaw_core::job::record::{Exit, Outcome};
@@ -16,7 +16,7 @@ use gangsaw_proto::log::v1 as log;
 use gangsaw_proto::log::v1::record::Event as W;
 
 use super::part::{self, by, pairs};
-use super::{body, lease as leases};
+use super::{body, join, lease as leases};
 use crate::wire::{node as nodes, terms};
 
 /// Returns the message of `event`.
@@ -29,6 +29,14 @@ pub(super) fn event(event: &E) -> W {
         E::JobReleased { by: who, job } => W::JobReleased(log::JobReleased { by: by(who), job_id: job.0 }),
         E::ElementsRetried { by, job, elements, after } => retried(by, *job, elements, after),
         E::JobUpdated { by, job, priority, queue, time_limit } => updated(by, *job, *priority, queue, *time_limit),
+        &E::NoticeSent { job, tries } => W::NoticeSent(log::NoticeSent { job_id: job.0, tries }),
+        &E::NoticeFailed { job, tries, not_before, ref why } => {
+            let (job_id, not_before_ms, why) = (job.0, not_before.0, why.clone());
+            W::NoticeFailed(log::NoticeFailed { job_id, tries, not_before_ms, why })
+        }
+        &E::NoticeGivenUp { job, tries, ref why } => {
+            W::NoticeGivenUp(log::NoticeGivenUp { job_id: job.0, tries, why: why.clone() })
+        }
         E::JobForgotten { job } => W::JobForgotten(log::JobForgotten { job_id: job.0 }),
         E::NodeRegistered { node, name, uuid, boot_id, agent_version, inventory } => {
             registered(*node, name, [uuid, boot_id, agent_version], inventory)
@@ -85,6 +93,9 @@ pub(super) fn event(event: &E) -> W {
         }
         E::NodeExcluded { job, node, until, reason } => W::NodeExcluded(body::excluded(job.0, *node, *until, reason)),
         E::ReportTaken { node, seq } => W::ReportTaken(log::ReportTaken { node_id: node.0, report: *seq }),
+        E::Join(event) => join::event(event),
+        E::Token(change) => token_event(change),
+        E::ClusterRestored(to) => raised(to),
         E::Restored(part) => restored(part),
     }
 }
@@ -151,6 +162,16 @@ fn queue_set(who: &By, queue: &QueueKey, limits: Limits) -> W {
     W::QueueSet(log::QueueSet { by: by(who), tenant, queue, limits: part::limits(limits) })
 }
 
+fn token_event(change: &TokenEvent) -> W {
+    match change {
+        TokenEvent::Created { by: who, token } => {
+            W::TokenCreated(log::TokenCreated { by: by(who), token: Some(part::token(token)) })
+        }
+        TokenEvent::Revoked { by: who, token } => W::TokenRevoked(log::TokenRevoked { by: by(who), token_id: token.0 }),
+        TokenEvent::Expired { until } => W::TokensExpired(log::TokensExpired { until_ms: until.0 }),
+    }
+}
+
 fn tenant_set(who: &By, tenant: &Tenant, limits: Limits) -> W {
     W::TenantSet(log::TenantSet { by: by(who), tenant: tenant.to_string(), limits: part::limits(limits) })
 }
@@ -178,6 +199,11 @@ fn gang_stopping(job: JobId, index: Index, outcome: Outcome, exit: &Exit, late: 
     W::GangStopping(log::GangStopping { job_id: job.0, index, outcome, exit, late_node_ids })
 }
 
+fn raised(to: &Raised) -> W {
+    let &Raised { by: ref who, epoch, job, lease, node, attempt_base } = to;
+    W::ClusterRestored(log::ClusterRestored { by: by(who), epoch, job, lease, node, attempt_base })
+}
+
 fn restored(part: &Restored) -> W {
     match part {
         Restored::Queue { queue, limits } => {
@@ -187,6 +213,7 @@ fn restored(part: &Restored) -> W {
         Restored::Tenant { tenant, limits } => {
             W::RestoredTenant(log::RestoredTenant { tenant: tenant.to_string(), limits: part::limits(*limits) })
         }
+        Restored::Join(part) => join::restored(part),
         Restored::Node(node) => W::RestoredNode(leases::node(node)),
         Restored::Job(job) => W::RestoredJob(body::job(job)),
         Restored::Gang(gang) => W::RestoredGang(leases::gang(gang)),
@@ -198,8 +225,12 @@ fn restored(part: &Restored) -> W {
             digest: *digest,
             jobs: jobs.iter().map(|job| job.0).collect(),
         }),
-        &Restored::Counters { job, lease, node, round } => {
-            W::RestoredCounters(log::RestoredCounters { job, lease, node, round })
+        Restored::Tokens(tokens) => W::RestoredTokens(log::RestoredTokens {
+            next: tokens.next().0,
+            tokens: tokens.iter().map(part::token).collect(),
+        }),
+        &Restored::Counters { job, lease, node, round, attempt_base, epoch } => {
+            W::RestoredCounters(log::RestoredCounters { job, lease, node, round, attempt_base, epoch })
         }
     }
 }
