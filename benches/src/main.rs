@@ -12,6 +12,7 @@ mod fleet;
 mod floor;
 mod latency;
 mod load;
+mod place;
 mod process;
 mod restart;
 mod submits;
@@ -95,6 +96,11 @@ enum What {
         #[arg(long, default_value_t = 60)]
         steady_s: u64,
     },
+    /// What placement costs in the core alone: mixed shapes, gangs, 10,000 nodes, an array of 1,000,000.
+    Place {
+        /// Only scenes whose name contains this.
+        only: Option<String>,
+    },
     /// Used by the latency measurement as its task: sends the time of its first instruction.
     #[command(hide = true)]
     Stamp { socket: PathBuf },
@@ -125,6 +131,7 @@ fn main() -> anyhow::Result<()> {
         What::Fleet { shape, steady_s } => {
             runtime.block_on(fleet::run(&gangsaw, &shape, Duration::from_secs(steady_s)))
         }
+        What::Place { only } => place::run(only.as_deref()),
         What::Stamp { socket } => latency::stamp(&socket),
     }
 }

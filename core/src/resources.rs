@@ -41,7 +41,7 @@ impl Demand {
 
     /// Says whether `model` is the one asked for, or none was asked for.
     pub fn is_model(&self, model: &str) -> bool {
-        self.gpu_model.as_ref().is_none_or(|asked| model.to_lowercase().contains(&asked.to_lowercase()))
+        self.gpu_model.as_ref().is_none_or(|asked| contains_in_any_case(model, asked))
     }
 
     /// Returns what kind of GPU is asked for, for people.
@@ -52,6 +52,15 @@ impl Demand {
             bytes => format!("{model} with {}", Bytes(bytes)),
         }
     }
+}
+
+/// Says whether `part` is in `text`, without case. It is asked for each device that is looked at, so plain names cost
+/// no memory.
+fn contains_in_any_case(text: &str, part: &str) -> bool {
+    if !text.is_ascii() || !part.is_ascii() {
+        return text.to_lowercase().contains(&part.to_lowercase());
+    }
+    part.is_empty() || text.as_bytes().windows(part.len()).any(|window| window.eq_ignore_ascii_case(part.as_bytes()))
 }
 
 impl fmt::Display for Demand {

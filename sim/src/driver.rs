@@ -82,7 +82,12 @@ impl World {
             630..=689 => self.retry(),
             690..=739 => self.update(),
             740..=839 => self.set_node(),
-            840..=859 => self.forget_node(),
+            840..=846 => {
+                if self.forget_alive() {
+                    self.counters.fault(Fault::ForgottenAlive);
+                }
+            }
+            847..=859 => self.forget_node(),
             860..=909 => self.set_queue(),
             910..=929 => self.set_tenant(),
             930..=939 => self.stop_tasks(),

@@ -102,8 +102,16 @@ impl<'a> Free<'a> {
         self.touched.insert(id, free);
     }
 
+    /// Yields the nodes that take work, by number, without what is left of them.
+    pub(crate) fn working(&self) -> impl Iterator<Item = &'a Node> {
+        self.state.nodes.values().filter(|node| node.takes_work())
+    }
+
     /// Yields the nodes that take work, by number.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = (&'a Node, NodeFree)> + '_ {
-        self.state.nodes.keys().filter_map(|id| self.node(*id))
+        self.working().map(|node| {
+            let left = self.touched.get(&node.body.id).cloned();
+            (node, left.unwrap_or_else(|| NodeFree::of(node)))
+        })
     }
 }

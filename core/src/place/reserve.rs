@@ -9,6 +9,7 @@ use super::free::Free;
 use super::solve::Round;
 use crate::id::NodeId;
 use crate::job::body::Job;
+use crate::node::Node;
 use crate::resources::Demand;
 use crate::state::State;
 use crate::state::index::{Place, Shape};
@@ -43,14 +44,15 @@ pub(super) fn reserve<'s>(
 /// Returns the nodes a shape would use, and how many of its ranks on each. `None`: the nodes that take work could not
 /// run it even if they were empty.
 fn choose(free: &Free<'_>, demand: &Demand, shape: &Shape) -> Option<Vec<(NodeId, u64)>> {
+    if shape.replicas == 1 && free.tightest(demand, &shape.excluded).is_none() {
+        // Nothing fits anywhere, so that all nodes are alike and the first that owns enough is taken: the others need
+        // not be looked at, however many there are.
+        let first = free.working().find(|node| !shape.excluded.contains(&node.body.id) && owned(node, demand) > 0)?;
+        return Some(vec![(first.body.id, 1)]);
+    }
     let mut nodes: Vec<(u64, u64, NodeId)> = Vec::new();
     for (node, left) in free.nodes().filter(|(node, _)| !shape.excluded.contains(&node.body.id)) {
-        let inventory = &node.body.inventory;
-        let by = |owned: u64, asked: u64| owned.checked_div(asked).unwrap_or(u64::MAX);
-        let offered = inventory.devices.iter().filter(|device| device.withheld.is_none() && demand.accepts(device));
-        let owned = by(inventory.milli_cpus, demand.milli_cpus)
-            .min(by(inventory.memory_bytes, demand.memory_bytes))
-            .min(by(if demand.gpus == 0 { 0 } else { offered.count() as u64 }, u64::from(demand.gpus)));
+        let owned = owned(node, demand);
         if owned > 0 {
             nodes.push((left.ranks(node, demand), owned, node.body.id));
         }
@@ -67,6 +69,16 @@ fn choose(free: &Free<'_>, demand: &Demand, shape: &Shape) -> Option<Vec<(NodeId
         left -= ranks;
     }
     (left == 0).then_some(chosen)
+}
+
+/// Returns how many ranks an empty node could run now.
+fn owned(node: &Node, demand: &Demand) -> u64 {
+    let inventory = &node.body.inventory;
+    let by = |owned: u64, asked: u64| owned.checked_div(asked).unwrap_or(u64::MAX);
+    let offered = inventory.devices.iter().filter(|device| device.withheld.is_none() && demand.accepts(device));
+    by(inventory.milli_cpus, demand.milli_cpus)
+        .min(by(inventory.memory_bytes, demand.memory_bytes))
+        .min(by(if demand.gpus == 0 { 0 } else { offered.count() as u64 }, u64::from(demand.gpus)))
 }
 
 /// Asks leases of later jobs back that hold what is short. (What is not short they may keep: it would be leased again
