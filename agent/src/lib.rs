@@ -45,4 +45,5 @@ pub use folder::FolderError;
 pub use hollow::{Hollow, Tally, Tasks};
 pub use progress::{DATAGRAM_MAX, send_progress};
 pub use run::{AgentError, Config, run};
+pub use session::identity::JoinError;
 pub use session::token::ServerError;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs as _, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -24,9 +25,11 @@ use crate::journal::Journal;
 use crate::keeper::{self, Keeper};
 use crate::launch::{self, Launcher};
 use crate::progress::Progress;
+use crate::session::identity::{self, JoinError, JoinToken, Joining};
 use crate::session::logs;
 use crate::session::token::{Server, ServerError};
 use crate::session::uplink::Uplink;
+use crate::supervisor::Launch;
 use crate::users::Users;
 
 /// Words of the keeper that wait for the driver.
@@ -43,6 +46,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// `--server`: `http://HOST:PORT`.
     pub server: String,
+    /// The join token; absent: the certificate that is kept, else the token.
+    pub join: Option<String>,
     /// The token; absent: `credentials/HOST:PORT` is looked up at every dial.
     pub token: Option<String>,
     /// Unique in the cluster. Absent: the host name.
@@ -57,6 +62,8 @@ pub struct Config {
     pub gpus: bool,
     /// End every task and the supervisor when told to stop, within 10 s.
     pub stop_tasks: bool,
+    /// What the agent says its version is. Absent: this executable's.
+    pub version: Option<String>,
     /// The executable with the verbs `supervisor`, `agent-nvml` and `train`. Absent: this one.
     pub exe: Option<PathBuf>,
 }
@@ -73,6 +80,9 @@ pub enum AgentError {
     /// The node's name makes no sense.
     #[error("`{0}` is no name for a node: 1 to 128 characters, no spaces or control characters")]
     Name(String),
+    /// This machine was not let in.
+    #[error("cannot join")]
+    Join(#[from] JoinError),
     /// Something of the system is missing.
     #[error("{what}")]
     System {
@@ -105,6 +115,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     };
     let host = host::read(Path::new("/"), host::cores());
     let folder = Folder::open(&state, &host.boot_id)?;
+    let joining = Joining { folder: &folder.path, server: &server, name: &node_name, uuid: &folder.node_uuid };
+    let token = config.join.as_deref().map(JoinToken::parse).transpose()?;
+    let identity = if server.tls { joining.identity(token.as_ref(), &stop).await? } else { None };
+    if token.is_some() && !server.tls {
+        return Err(JoinError::Plaintext.into());
+    }
     let journal = Journal::open(&folder.path.join("grants"), folder.rebooted)
         .map_err(AgentError::system("cannot open the journal of grants"))?;
     let progress = Progress::open(&folder.path.join("progress"))
@@ -117,8 +133,19 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let mut tasks = JoinSet::new();
     let (heard_in, heard) = mpsc::channel(HEARD_MAX);
     let (clears, clears_out) = mpsc::channel(1);
-    let launch = keeper::launch(&exe, &state, config.cgroup_root);
-    tasks.spawn(Keeper { launch, clears: clears_out, heard: heard_in, stop: inner.clone() }.run());
+    let version = config.version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
+    let launch = Launch {
+        exe: exe.clone(),
+        verb: vec!["supervisor".into()],
+        state: state.clone(),
+        cgroup_root: config.cgroup_root,
+        rlimit_only: false,
+        beside: None,
+        version: None,
+    };
+    let keeper =
+        keeper::Parts { launch, version: version.clone(), clears: clears_out, heard: heard_in, stop: inner.clone() };
+    tasks.spawn(Keeper::new(keeper).run());
 
     let environ = format!("GANGSAW_PROGRESS={}/", progress.folder().display());
     let (held, held_out) = watch::channel(Held { marks: Marks { supervisor: None, environ }, ..Held::default() });
@@ -132,16 +159,22 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let (line, line_out) = watch::channel(None);
     tasks.spawn(logs::serve(state.clone(), node_name.clone(), line_out, inner.clone()));
 
+    let identity = identity.map(|identity| {
+        let (renewed, current) = watch::channel(Arc::new(identity));
+        tasks.spawn(identity::renew(folder.path.clone(), server.clone(), renewed, inner.clone()));
+        current
+    });
     let launcher = Launcher { exe, folder: folder.path.clone(), default_env: launch::default_env(), users };
     let driver = Driver::new(Parts {
         node_name,
         node_uuid: folder.node_uuid.clone(),
+        version,
         starts: folder.starts,
         journal,
         launcher,
         progress,
         offer,
-        uplink: Uplink::new(server, config.token),
+        uplink: Uplink::new(server, config.token).showing(identity),
         heard,
         clears,
         gpus: view_out,

@@ -58,6 +58,10 @@ impl Ca {
         CertificateDer::from_pem_slice(pem).ok().map(Ca)
     }
 
+    pub(crate) fn of(certificate: CertificateDer<'static>) -> Ca {
+        Ca(certificate)
+    }
+
     /// Returns it as PEM.
     #[must_use]
     pub fn pem(&self) -> String {

@@ -2,8 +2,8 @@
 
 use crate::output::Format;
 use crate::verbs::{
-    agent, change, clean, logs, nodes, own, progress, ps, queue, quickstart, scheduler, show, submit, token, train, up,
-    wait,
+    agent, change, clean, logs, nodes, own, progress, ps, queue, quickstart, scheduler, show, store, submit, token,
+    train, up, wait,
 };
 
 /// Schedules machine-learning jobs on machines with and without GPUs
@@ -62,6 +62,9 @@ pub(crate) enum Verb {
     Queue(queue::Args),
     Progress(progress::Args),
     Clean(clean::Args),
+    Fsck(store::Fsck),
+    Backup(store::Backup),
+    Restore(store::Restore),
     Train(train::Args),
     Token(token::Args),
     Config(own::ConfigArgs),

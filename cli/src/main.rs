@@ -28,8 +28,8 @@ use args::{Cli, Verb};
 use fail::{BAD_INPUT, Failure};
 use session::Session;
 use verbs::{
-    agent, change, clean, logs, nodes, own, progress, ps, queue, quickstart, run, scheduler, show, submit, token,
-    train, up, wait,
+    agent, change, clean, logs, nodes, own, progress, ps, queue, quickstart, run, scheduler, show, store, submit,
+    token, train, up, wait,
 };
 
 fn main() -> ExitCode {
@@ -115,6 +115,9 @@ async fn verb(session: &Session, verb: &Verb) -> Result<u8, Failure> {
         Verb::Queue(args) => queue::run(session, args).await,
         Verb::Clean(args) => clean::run(session, args).await,
         Verb::Progress(args) => progress::run(args),
+        Verb::Fsck(args) => store::fsck(session.format, args),
+        Verb::Backup(args) => store::backup(session.format, args),
+        Verb::Restore(args) => store::restore(session.format, args),
         Verb::Train(args) => train::run(session.format, args),
         Verb::Token(args) => token::run(session, args).await,
         Verb::Config(args) => own::config(session, args).await,

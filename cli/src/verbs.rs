@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 pub(crate) mod change;
 pub(crate) mod clean;
+pub(crate) mod join;
 pub(crate) mod logs;
 pub(crate) mod nodes;
 pub(crate) mod own;
@@ -13,6 +14,7 @@ pub(crate) mod quickstart;
 pub(crate) mod run;
 pub(crate) mod scheduler;
 pub(crate) mod show;
+pub(crate) mod store;
 pub(crate) mod submit;
 pub(crate) mod token;
 pub(crate) mod train;

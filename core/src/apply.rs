@@ -71,9 +71,11 @@ pub fn apply(state: &mut State, at: Time, event: &Event) {
         }
         Event::NodeExcluded { job, node, until, reason } => state.node_excluded(*job, *node, *until, reason),
         Event::ReportTaken { node, seq } => state.report_taken(*node, *seq),
+        Event::Join(event) => state.joins.apply(at, event),
         Event::Token(TokenEvent::Created { token, .. }) => state.tokens.insert((**token).clone()),
         Event::Token(TokenEvent::Revoked { token, .. }) => state.tokens.remove(*token),
         Event::Token(TokenEvent::Expired { until }) => state.tokens.expire(*until),
+        Event::ClusterRestored(raised) => state.cluster_restored(at, raised),
         Event::Restored(restored) => state.restored(restored),
     }
 }

@@ -7,6 +7,7 @@
 
 mod change;
 mod fits;
+mod join;
 mod next;
 mod nodes;
 mod notice;
@@ -56,6 +57,7 @@ pub fn decide(state: &State, now: Time, request: &Request) -> Step {
         Input::SetTenant { name, running_max, queued_max, gpus_max } => {
             decider.set_tenant(name, *running_max, *queued_max, *gpus_max)
         }
+        Input::Join(join) => decider.join_input(join),
         Input::Tick => decider.tick(),
     }
 }

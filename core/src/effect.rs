@@ -10,7 +10,7 @@ use crate::job::spec::{Fault, Rendezvous, Work};
 use crate::lease::{GangPlace, RankHold, RevokeReason};
 use crate::ranges::RangeSet;
 use crate::resources::Demand;
-use crate::time::Millis;
+use crate::time::{Millis, Time};
 use crate::token::ApiToken;
 
 /// What the outside must do.
@@ -151,6 +151,18 @@ pub enum Reply {
     TokenCreated(Box<ApiToken>),
     /// Done: hold, release, update, node and queue changes.
     Done,
+    /// A join token was made.
+    JoinToken {
+        /// Its number.
+        token: u64,
+        /// It lets nobody in from then on.
+        expires: Time,
+    },
+    /// A machine was let in.
+    Joined {
+        /// The number of its join, for its certificate.
+        join: u64,
+    },
     /// The node is known; the engine now sends Welcome and what `owed` gives.
     Welcome {
         /// Its number.

@@ -1,17 +1,17 @@
 //! Events: what became true. The only thing that changes the state, and the whole of the log.
 //!
-//! Each carries what `apply` needs, so that folding asks no policy: outcomes, next steps and placements are decided
-//! once and logged.
+//! Each carries what `apply` needs, so that folding asks no policy: outcomes and placements are decided once.
 
 mod parts;
 
-pub use parts::{By, GangPart, NewJob, Restored, TokenEvent};
+pub use parts::{By, GangPart, NewJob, Raised, Restored, TokenEvent};
 
 use std::collections::BTreeSet;
 
 use crate::id::{Attempt, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, Tenant};
 use crate::job::body::{After, CancelCause, DeviceChoice};
 use crate::job::record::{Exit, Next, Outcome};
+use crate::join::JoinEvent;
 use crate::lease::{Master, RankHold};
 use crate::node::NodeMode;
 use crate::queue::{Limits, QueueKey};
@@ -431,8 +431,12 @@ pub enum Event {
         /// Its number.
         seq: u64,
     },
+    /// Somebody was let in, or may be.
+    Join(JoinEvent),
     /// An API token came or went.
     Token(TokenEvent),
+    /// A backup was restored: what happened since it was made is not known. See [`crate::restore`].
+    ClusterRestored(Raised),
     /// A part of a snapshot.
     Restored(Restored),
 }

@@ -7,6 +7,7 @@ use crate::id::{
 use crate::job::notice::Posted;
 use crate::job::record::Exit;
 use crate::job::spec::JobSpec;
+use crate::join::JoinInput;
 use crate::node::NodeMode;
 use crate::ranges::RangeSet;
 use crate::resources::Inventory;
@@ -137,6 +138,8 @@ pub enum Input {
         /// GPUs that may be held.
         gpus_max: Change,
     },
+    /// About who is let in.
+    Join(JoinInput),
     /// Somebody was told that a job has ended, or was not.
     Notice {
         /// Which job.

@@ -24,6 +24,7 @@ mod hash;
 pub mod id;
 pub mod input;
 pub mod job;
+pub mod join;
 pub mod lease;
 pub mod liveness;
 pub mod mutations;
@@ -34,9 +35,11 @@ pub mod queue;
 pub mod ranges;
 pub mod reason;
 pub mod resources;
+pub mod restore;
 pub mod state;
 pub mod time;
 pub mod token;
+pub mod version;
 
 #[cfg(test)]
 mod tests;

@@ -9,8 +9,9 @@ mod wait;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::id::{IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, Tenant};
+use crate::id::{Attempt, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, Tenant};
 use crate::job::body::Job;
+use crate::join::Joins;
 use crate::lease::{Gang, Lease};
 use crate::mutations::Mutations;
 use crate::node::Node;
@@ -41,6 +42,10 @@ pub struct Counters {
     pub node: u32,
     /// Rounds so far.
     pub round: u64,
+    /// Every attempt has a higher number: those up to here may have been begun in a history that a restore took back.
+    pub attempt_base: Attempt,
+    /// How often the state was restored from a backup.
+    pub epoch: u64,
 }
 
 /// Everything that decisions read.
@@ -58,6 +63,7 @@ pub struct State {
     pub(crate) tenants: BTreeMap<Tenant, Queue>,
     pub(crate) keys: BTreeMap<(Tenant, IdempotencyKey), UsedKey>,
     pub(crate) node_names: BTreeMap<NodeName, NodeId>,
+    pub(crate) joins: Joins,
     pub(crate) tokens: Tokens,
     pub(crate) index: Indexed,
     pub(crate) mutations: Mutations,
@@ -74,7 +80,7 @@ impl State {
     pub fn new() -> Self {
         Self {
             now: Time::ZERO,
-            counters: Counters { job: 1, lease: 1, node: 1, round: 0 },
+            counters: Counters { job: 1, lease: 1, node: 1, round: 0, attempt_base: 0, epoch: 0 },
             jobs: BTreeMap::new(),
             nodes: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -83,6 +89,7 @@ impl State {
             tenants: BTreeMap::new(),
             keys: BTreeMap::new(),
             node_names: BTreeMap::new(),
+            joins: Joins::default(),
             tokens: Tokens::default(),
             index: Indexed::default(),
             mutations: Mutations::default(),
@@ -128,6 +135,11 @@ impl State {
     /// Yields the nodes in the order of registration.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values()
+    }
+
+    /// Returns who may join, and who has.
+    pub fn joins(&self) -> &Joins {
+        &self.joins
     }
 
     /// Returns a lease.

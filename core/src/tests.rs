@@ -5,6 +5,7 @@ mod access;
 mod chunks;
 mod fuzz;
 mod gangs;
+mod join;
 mod life;
 mod limits;
 mod nodes;

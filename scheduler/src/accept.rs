@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -29,12 +29,11 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::server::Connected;
 
 use crate::metrics::Metrics;
-use crate::tls::ServerTls;
+use crate::places::{PROOF_WAIT, Placed, Places, Ticket};
+use crate::tls::{self, NodeCertificate, ServerTls};
 
-/// Handshakes at once; one more is closed, and its client dials again.
-const HANDSHAKES_MAX: usize = 1_024;
-/// Longest a handshake may take, its first byte included.
-const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
+/// Longest a handshake may take, its first byte included. How many there are at once is `places`' business.
+const HANDSHAKE_WAIT: Duration = PROOF_WAIT;
 /// Connections that wait for the server; it takes them at once.
 const WAITING_MAX: usize = 64;
 /// Pause after the system refused a connection, for lack of descriptors say.
@@ -52,6 +51,10 @@ const SPEAKS_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain
 pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     pub(crate) tls: bool,
+    /// The node whose certificate was shown and verified.
+    pub(crate) node: Option<Arc<NodeCertificate>>,
+    /// The connection's place, which an admitted request makes its own.
+    pub(crate) ticket: Ticket,
 }
 
 /// A connection that may be served.
@@ -61,8 +64,8 @@ pub(crate) struct Conn {
 }
 
 enum Io {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Placed),
+    Tls(Box<TlsStream<Placed>>),
 }
 
 impl Connected for Conn {
@@ -82,7 +85,8 @@ pub(crate) fn incoming(
     stop: CancellationToken,
 ) -> impl Stream<Item = io::Result<Conn>> + use<> {
     let (ready, waiting) = mpsc::channel(WAITING_MAX);
-    let door = Door { tls, metrics, ready, tasks: tasks.clone(), stop };
+    let places = Places::of_this_process();
+    let door = Door { tls, metrics, ready, tasks: tasks.clone(), stop, places };
     tasks.spawn(door.run(listener));
     ReceiverStream::new(waiting)
 }
@@ -93,11 +97,11 @@ struct Door {
     ready: mpsc::Sender<io::Result<Conn>>,
     tasks: TaskTracker,
     stop: CancellationToken,
+    places: Places,
 }
 
 impl Door {
     async fn run(self, listener: TcpListener) {
-        let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -113,15 +117,19 @@ impl Door {
             };
             // Without it only small messages are slower.
             let _ = stream.set_nodelay(true);
+            let stream = match self.places.enter(stream, address) {
+                Ok(stream) => stream,
+                Err(why) => {
+                    self.refused(why);
+                    continue;
+                }
+            };
+            self.metrics.connections.set(i64::try_from(self.places.taken()).unwrap_or(i64::MAX));
             let Some(tls) = &self.tls else {
-                let peer = Peer { address, tls: false };
+                let peer = Peer { address, tls: false, node: None, ticket: stream.ticket() };
                 if self.ready.send(Ok(Conn { io: Io::Plain(stream), peer })).await.is_err() {
                     return;
                 }
-                continue;
-            };
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                self.refused("too-many-handshakes");
                 continue;
             };
             let greeting = greet(stream, address, Arc::clone(tls));
@@ -131,7 +139,6 @@ impl Door {
                     greeted = tokio::time::timeout(HANDSHAKE_WAIT, greeting) => greeted,
                     () = stop.cancelled() => return,
                 };
-                drop(place);
                 match greeted.unwrap_or(Err(Refused { why: "too-slow", detail: String::new() })) {
                     Ok(conn) => {
                         // Nobody takes connections any more once the server ends.
@@ -158,7 +165,7 @@ struct Refused {
 }
 
 /// Finds out what a connection speaks, and does its handshake.
-async fn greet(mut stream: TcpStream, address: SocketAddr, tls: Arc<ServerTls>) -> Result<Conn, Refused> {
+async fn greet(mut stream: Placed, address: SocketAddr, tls: Arc<ServerTls>) -> Result<Conn, Refused> {
     let gone = |error: io::Error| Refused { why: "gone", detail: error.to_string() };
     let mut first = [0_u8; 1];
     if stream.peek(&mut first).await.map_err(gone)? == 0 {
@@ -166,7 +173,7 @@ async fn greet(mut stream: TcpStream, address: SocketAddr, tls: Arc<ServerTls>) 
     }
     if first[0] != TLS_RECORD {
         if address.ip().to_canonical().is_loopback() {
-            let peer = Peer { address, tls: false };
+            let peer = Peer { address, tls: false, node: None, ticket: stream.ticket() };
             return Ok(Conn { io: Io::Plain(stream), peer });
         }
         // What was sent is taken first, for closing over it would take the answer back. Whether or not that is read.
@@ -175,9 +182,13 @@ async fn greet(mut stream: TcpStream, address: SocketAddr, tls: Arc<ServerTls>) 
         let _ = stream.shutdown().await;
         return Err(Refused { why: "plaintext", detail: String::new() });
     }
+    let ticket = stream.ticket();
     let accepted = TlsAcceptor::from(Arc::clone(&tls.config)).accept(stream).await;
     let stream = accepted.map_err(|error| Refused { why: "handshake", detail: said(&error) })?;
-    Ok(Conn { io: Io::Tls(Box::new(stream)), peer: Peer { address, tls: true } })
+    let (_, session) = stream.get_ref();
+    let shown = session.peer_certificates().and_then(<[_]>::first);
+    let node = shown.and_then(tls::node_of).map(Arc::new);
+    Ok(Conn { io: Io::Tls(Box::new(stream)), peer: Peer { address, tls: true, node, ticket } })
 }
 
 /// Says why a handshake failed, and whose clock may be wrong.

@@ -3,11 +3,15 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::engine::EngineError;
 use crate::store::fail::FailAt;
 use crate::store::sqlite::OpenError;
 use crate::tls::TlsError;
+
+/// Life of a node's certificate unless somebody says otherwise.
+pub const NODE_CERTIFICATE_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// Called once with the bound address, when the scheduler serves.
 pub type Ready = Box<dyn FnOnce(SocketAddr) + Send>;
@@ -20,6 +24,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where to leave the token for clients; `None`: nowhere.
     pub credentials: Option<PathBuf>,
+    /// How long a node's certificate lives; it is renewed at two thirds.
+    pub node_certificate_life: Duration,
     /// Ends the process in the middle of an append, for tests: see [`FailAt`].
     pub fail_at: Option<FailAt>,
     /// Called when the scheduler serves.
@@ -35,6 +41,7 @@ impl Config {
             state_dir,
             listen,
             credentials: crate::token::credentials_folder(),
+            node_certificate_life: NODE_CERTIFICATE_LIFE,
             fail_at: std::env::var("GANGSAW_FAIL_AT").ok().and_then(|text| FailAt::parse(&text)),
             ready: None,
         }
@@ -107,7 +114,9 @@ impl ServeError {
             ServeError::StateFolder { .. } => "",
             ServeError::Tls(_) => "restore the folder `tls`, or move it away and run `gangsaw scheduler init`",
             ServeError::Open(OpenError::InUse(_)) => "stop the other scheduler, or give this one another --state",
-            ServeError::Open(OpenError::Damaged { .. }) => "keep the folder as it is and restore a copy of it",
+            ServeError::Open(OpenError::Damaged { .. }) => {
+                "`gangsaw fsck --state DIR` names every fault; `gangsaw restore BACKUP --state NEW-DIR` makes a new folder of a backup"
+            }
             ServeError::Open(OpenError::Format { .. }) => "use the version of gangsaw that wrote it",
             ServeError::Open(OpenError::Sqlite { .. } | OpenError::Io { .. }) => "",
             ServeError::Engine(EngineError::Append(_) | EngineError::Keeper(_)) => {

@@ -40,6 +40,7 @@ use crate::metrics::Metrics;
 use crate::rpc::errors::Refusal;
 use crate::store::Loaded;
 use crate::store::contract::{AppendError, Store};
+use crate::store::fail::FailAt;
 use crate::wire::view::Volatile;
 
 /// Messages that may wait for the engine: a second of work at full rate.
@@ -65,6 +66,8 @@ struct Hello {
     session: u64,
     out: Outbox,
     volatile: Volatile,
+    /// The join that the connection's certificate rests on. Absent: somebody who may speak for any node.
+    join: Option<u64>,
     answer: oneshot::Sender<Result<NodeId, Refusal>>,
 }
 
@@ -90,6 +93,8 @@ pub(crate) struct Parts {
     pub(crate) metrics: Arc<Metrics>,
     /// Where inputs are kept whose decision panicked.
     pub(crate) refused_inputs: PathBuf,
+    /// A planned death, for tests.
+    pub(crate) fail_at: Option<FailAt>,
     /// Where it is said that ends are to be told of: how often one became owed.
     pub(crate) notices: tokio::sync::watch::Sender<u64>,
 }
@@ -133,16 +138,17 @@ impl Engine {
         Arc::clone(&self.keys.borrow())
     }
 
-    /// Opens a node's session, and returns the node's number once its Hello is durable.
+    /// Opens a node's session, if the `join` of its certificate still counts. Returns the node's number once its Hello is
+    /// durable.
     pub(crate) async fn hello(
         &self,
         request: Request,
-        session: u64,
-        out: Outbox,
+        (session, out): (u64, Outbox),
         volatile: Volatile,
+        join: Option<u64>,
     ) -> Result<NodeId, Refusal> {
         let (answer, answered) = oneshot::channel();
-        self.send(Message::Hello(Box::new(Hello { request, session, out, volatile, answer })))?;
+        self.send(Message::Hello(Box::new(Hello { request, session, out, volatile, join, answer })))?;
         answered.await.map_err(|_| Refusal::stopping())?
     }
 

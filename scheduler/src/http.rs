@@ -22,7 +22,9 @@ use crate::metrics::Metrics;
 use crate::rpc::admin::Admin;
 use crate::rpc::auth::{self, Gate};
 use crate::rpc::jobs::Jobs;
+use crate::rpc::join::Joins;
 use crate::rpc::node::Nodes;
+use crate::tls::ServerTls;
 use crate::wire::terms;
 
 /// Largest message from a client or a node; a Submit is bounded further, with a better sentence.
@@ -48,6 +50,7 @@ pub(crate) struct Served {
     pub(crate) stop: CancellationToken,
     pub(crate) readers: TaskTracker,
     pub(crate) started_wall_ms: u64,
+    pub(crate) tls: Option<Arc<ServerTls>>,
 }
 
 /// Returns the server with its limits.
@@ -66,8 +69,9 @@ pub(crate) fn server() -> Server {
 pub(crate) fn routes(served: Served) -> Routes {
     let (engine, logs, stop) = (served.engine.clone(), served.logs.clone(), served.stop.clone());
     let jobs = Jobs { engine: engine.clone(), logs: logs.clone(), stop: stop.clone() };
-    let admin = Admin { engine: engine.clone(), started_wall_ms: served.started_wall_ms };
-    let nodes = Nodes { engine, logs, stop, readers: served.readers.clone() };
+    let joins = Joins { engine: engine.clone(), tls: served.tls.clone(), metrics: Arc::clone(&served.metrics) };
+    let admin = Admin { engine: engine.clone(), started_wall_ms: served.started_wall_ms, joins: joins.clone() };
+    let nodes = Nodes { engine, logs, stop, readers: served.readers.clone(), joins };
     let (_, health) = tonic_health::server::health_reporter();
     let mut grpc = Routes::builder();
     grpc.add_service(JobsServiceServer::new(jobs).max_decoding_message_size(MESSAGE_BYTES_MAX))

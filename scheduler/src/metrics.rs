@@ -34,6 +34,8 @@ pub(crate) struct Metrics {
     pub(crate) submit_to_durable: Histogram,
     /// Inputs refused, by why.
     pub(crate) inputs_refused: Family<Label, Counter>,
+    /// Connections there were when the last one came.
+    pub(crate) connections: Gauge,
     /// Connections closed at the door, by why.
     pub(crate) connections_refused: Family<Label, Counter>,
     /// Calls denied, by why.
@@ -74,6 +76,7 @@ impl Metrics {
             append: seconds(),
             submit_to_durable: seconds(),
             inputs_refused: Family::default(),
+            connections: Gauge::default(),
             connections_refused: Family::default(),
             denied: Family::default(),
             disk_full: Gauge::default(),
@@ -96,6 +99,7 @@ impl Metrics {
             submit,
         );
         registry.register("inputs_refused", "Inputs refused", metrics.inputs_refused.clone());
+        registry.register("connections", "Connections when the last one came", metrics.connections.clone());
         let refused = metrics.connections_refused.clone();
         registry.register("connections_refused", "Connections closed at the door", refused);
         registry.register("denied", "Calls denied", metrics.denied.clone());

@@ -13,6 +13,7 @@ pub(crate) mod cut;
 pub(crate) mod errors;
 pub(crate) mod facts;
 pub(crate) mod jobs;
+pub(crate) mod join;
 pub(crate) mod list;
 pub(crate) mod node;
 pub(crate) mod rules;

@@ -38,7 +38,7 @@ const CLOSING_WAIT: Duration = Duration::from_secs(2);
 /// Why the scheduler did not start, or ended by itself; [`ServeError::exit_code`] says how the process should end.
 pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), ServeError> {
     let folder = config.state_dir.join("scheduler");
-    let tls = ServerTls::open(&folder, config.listen.ip())?.map(Arc::new);
+    let tls = ServerTls::open(&folder, config.listen.ip(), config.node_certificate_life)?.map(Arc::new);
     if tls.is_none() && !config.listen.ip().is_loopback() {
         return Err(ServeError::InsecureBind(config.listen));
     }
@@ -70,6 +70,7 @@ pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), Se
         stop: stop.clone(),
         readers: readers.clone(),
         started_wall_ms: wall_ms(),
+        tls: tls.clone(),
     };
     announce(&mut config, &folder, address, &token, tls.as_deref())?;
     if let Some(tls) = &tls {
@@ -93,7 +94,15 @@ fn open(
     let (store, loaded) = SqliteStore::open(folder, config.fail_at)?;
     let unusable = |source| ServeError::StateFolder { path: config.state_dir.clone(), source };
     let disk = DiskGuard::open(&config.state_dir).map_err(unusable)?;
-    Ok(Parts { store: Box::new(store), loaded, disk, metrics, refused_inputs: folder.join("refused-inputs"), notices })
+    Ok(Parts {
+        store: Box::new(store),
+        loaded,
+        disk,
+        metrics,
+        refused_inputs: folder.join("refused-inputs"),
+        notices,
+        fail_at: config.fail_at,
+    })
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {

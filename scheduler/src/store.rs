@@ -10,14 +10,17 @@
 //! Elsewhere: what every store promises is `contract`; who appends, and when, is `engine`.
 
 pub(crate) mod archive;
+pub(crate) mod backup;
 mod codec;
 pub(crate) mod contract;
 pub(crate) mod fail;
 mod frame;
+pub(crate) mod fsck;
 pub(crate) mod history;
 pub(crate) mod keeper;
 pub(crate) mod old;
 pub(crate) mod project;
+pub(crate) mod restore;
 pub(crate) mod rows;
 pub(crate) mod sqlite;
 mod wal;
@@ -66,7 +69,7 @@ impl SqliteStore {
     pub(crate) fn open(folder: &Path, fail: Option<fail::FailAt>) -> Result<(SqliteStore, Loaded), OpenError> {
         let database = Database::open(folder, fail)?;
         let mut loaded = Loaded { state: State::new(), last_wall_ms: 0 };
-        let snapshot_seq = load_snapshot(&database, &mut loaded)?;
+        let snapshot_seq = load_snapshot(&database.connection, &database.path, &mut loaded)?;
         let last_seq = load_batches(&database, snapshot_seq, &mut loaded)?;
         let keeper = Keeper::start(&database.path, folder.join("archive")).map_err(|error| match error {
             keeper::KeeperError::Sqlite(source) => OpenError::Sqlite { path: database.path.clone(), source },
@@ -151,16 +154,16 @@ fn parts(state: &State, wall_ms: u64) -> Vec<(u64, Vec<u8>)> {
     parts
 }
 
-fn load_snapshot(database: &Database, loaded: &mut Loaded) -> Result<u64, OpenError> {
-    let sqlite = |source| OpenError::Sqlite { path: database.path.clone(), source };
-    let Some(seq) = sqlite::meta(&database.connection, "snapshot_seq").map_err(sqlite)? else { return Ok(0) };
+fn load_snapshot(connection: &rusqlite::Connection, path: &Path, loaded: &mut Loaded) -> Result<u64, OpenError> {
+    let sqlite = |source| sqlite::unreadable(path, source);
+    let Some(seq) = sqlite::meta(connection, "snapshot_seq").map_err(sqlite)? else { return Ok(0) };
     let sql = "SELECT part, count, frames FROM snapshot WHERE seq = ?1 ORDER BY part";
-    let mut statement = database.connection.prepare(sql).map_err(sqlite)?;
+    let mut statement = connection.prepare(sql).map_err(sqlite)?;
     let mut rows = statement.query([seq]).map_err(sqlite)?;
     let mut parts = 0_i64;
     while let Some(row) = rows.next().map_err(sqlite)? {
         let place = |what: &str| OpenError::Damaged {
-            path: database.path.clone(),
+            path: path.to_owned(),
             place: format!("the snapshot of event {seq}, part {parts}: {what}"),
         };
         let (part, count): (i64, i64) = (row.get(0).map_err(sqlite)?, row.get(1).map_err(sqlite)?);
@@ -176,13 +179,13 @@ fn load_snapshot(database: &Database, loaded: &mut Loaded) -> Result<u64, OpenEr
         parts += 1;
     }
     if parts == 0 {
-        return Err(OpenError::Damaged { path: database.path.clone(), place: format!("the snapshot of event {seq}") });
+        return Err(OpenError::Damaged { path: path.to_owned(), place: format!("the snapshot of event {seq}") });
     }
     Ok(seq.cast_unsigned())
 }
 
 fn load_batches(database: &Database, after: u64, loaded: &mut Loaded) -> Result<u64, OpenError> {
-    let sqlite = |source| OpenError::Sqlite { path: database.path.clone(), source };
+    let sqlite = |source| sqlite::unreadable(&database.path, source);
     let sql = "SELECT first_seq, last_seq, wall_ms, frames FROM batch WHERE first_seq > ?1 ORDER BY first_seq";
     let mut statement = database.connection.prepare(sql).map_err(sqlite)?;
     let mut rows = statement.query([after.cast_signed()]).map_err(sqlite)?;

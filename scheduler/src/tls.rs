@@ -37,6 +37,8 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::wall_ms;
 use crate::token::{make_private_folder, write_private};
 use authority::Authority;
+pub(crate) use authority::Wanted;
+pub(crate) use read::{NodeCertificate, node_of};
 
 /// Life of a served certificate.
 const SERVER_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -148,11 +150,12 @@ pub(crate) struct ServerTls {
     pub(crate) config: Arc<ServerConfig>,
     current: Arc<Current>,
     names: Vec<String>,
+    node_life: Duration,
 }
 
 impl ServerTls {
     /// Opens what `init` made in the folder of a scheduler that listens at `listen`. `None`: it was never run.
-    pub(crate) fn open(scheduler: &Path, listen: IpAddr) -> Result<Option<ServerTls>, TlsError> {
+    pub(crate) fn open(scheduler: &Path, listen: IpAddr, node_life: Duration) -> Result<Option<ServerTls>, TlsError> {
         let folder = folder_of(scheduler);
         let Some(authority) = Authority::load(&folder)? else { return Ok(None) };
         let served = Served::read(&folder)?;
@@ -165,7 +168,17 @@ impl ServerTls {
         }
         let current = Arc::new(Current(RwLock::new(Arc::new(Served::read(&folder)?.certified(&authority)?))));
         let config = config(&authority, Arc::clone(&current))?;
-        Ok(Some(ServerTls { folder, authority, config: Arc::new(config), current, names }))
+        Ok(Some(ServerTls { folder, authority, config: Arc::new(config), current, names, node_life }))
+    }
+
+    /// Signs the certificate of a node, with the key that `wanted` proves.
+    pub(crate) fn node_certificate(
+        &self,
+        wanted: &Wanted,
+        node: &NodeCertificate,
+        now_ms: u64,
+    ) -> Result<Vec<u8>, TlsError> {
+        self.authority.node_certificate(wanted, node, now_ms, self.node_life)
     }
 
     /// Returns what this server may be called: names and addresses.

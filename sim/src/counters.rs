@@ -122,6 +122,7 @@ impl Counters {
             Event::NodeForgotten { .. } => "NodeForgotten",
             Event::QueueSet { .. } => "QueueSet",
             Event::TenantSet { .. } => "TenantSet",
+            Event::Join(_) => "Join",
             Event::RoundDecided { .. } => "RoundDecided",
             Event::ChunkLeased { .. } => "ChunkLeased",
             Event::GangLeased { .. } => "GangLeased",
@@ -146,6 +147,7 @@ impl Counters {
             Event::NoticeGivenUp { .. } => "NoticeGivenUp",
             Event::ReportTaken { .. } => "ReportTaken",
             Event::Token(_) => "Token",
+            Event::ClusterRestored { .. } => "ClusterRestored",
             Event::Restored(part) => {
                 self.restored(part);
                 "Restored"
@@ -174,6 +176,8 @@ impl Counters {
             Reply::Cancelled { .. } => "Cancelled",
             Reply::Retried { .. } => "Retried",
             Reply::TokenCreated(_) => "TokenCreated",
+            Reply::JoinToken { .. } => "JoinToken",
+            Reply::Joined { .. } => "Joined",
             Reply::Done => "Done",
             Reply::Welcome { .. } => "Welcome",
         };
@@ -201,6 +205,7 @@ impl Counters {
             Input::Notice { .. } => "Notice",
             Input::CreateToken(_) => "CreateToken",
             Input::RevokeToken { .. } => "RevokeToken",
+            Input::Join(_) => "Join",
             Input::SetTenant { .. } => "SetTenant",
             Input::Tick => "Tick",
         };
@@ -286,6 +291,7 @@ impl Counters {
             Restored::Lease(_) => "Lease",
             Restored::Key { .. } => "Key",
             Restored::Tokens(_) => "Tokens",
+            Restored::Join(_) => "Join",
             Restored::Counters { .. } => "Counters",
         };
         self.add(Group::Restored, name);

@@ -6,6 +6,7 @@
 
 use gangsaw_core::event::Record;
 use gangsaw_core::input::Input;
+use gangsaw_core::join::JoinInput;
 
 /// What a crash in the middle of an append leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +100,8 @@ pub(crate) fn grows_state(input: &Input) -> bool {
         | Input::Retry { .. }
         | Input::SetQueue { .. }
         | Input::SetTenant { .. }
-        | Input::CreateToken(_) => true,
+        | Input::CreateToken(_)
+        | Input::Join(JoinInput::Create { .. } | JoinInput::Join { .. }) => true,
         Input::Cancel { .. }
         | Input::Hold { .. }
         | Input::Release { .. }
@@ -111,6 +113,7 @@ pub(crate) fn grows_state(input: &Input) -> bool {
         | Input::SetNode { .. }
         | Input::ForgetNode { .. }
         | Input::RevokeToken { .. }
+        | Input::Join(JoinInput::Revoke { .. })
         | Input::Notice { .. }
         | Input::Tick => false,
     }

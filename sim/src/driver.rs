@@ -3,6 +3,8 @@
 //! A request may be lost, repeated, or lose its answer; a client then asks again, a submit under the same key. What an
 //! answer promises is checked at once: it must be in the log already.
 
+mod joins;
+
 use std::collections::BTreeMap;
 
 use gangsaw_core::access::Role;
@@ -85,7 +87,8 @@ impl World {
             910..=929 => self.set_tenant(),
             930..=939 => self.stop_tasks(),
             940..=959 => self.compact(),
-            960..=979 => self.change_tokens(),
+            960..=969 => self.change_tokens(),
+            970..=979 => self.change_joins(),
             _ => self.ask_nonsense(),
         }
         let pause = self.rng.range(1, 2 * self.work_pause_ms);
@@ -194,7 +197,9 @@ impl World {
             let nodes = scheduler.state.nodes().filter(|node| !node.connected());
             nodes.map(|node| node.body.name.clone()).collect()
         });
-        if let Some(name) = self.rng.pick(&silent).or_else(|| self.node_name()) {
+        // A cluster without a node takes any job, and what no node can ever run would wait for ever.
+        let some_left = self.scheduler.as_ref().is_some_and(|scheduler| scheduler.state.nodes().count() > 1);
+        if let Some(name) = self.rng.pick(&silent).or_else(|| self.node_name()).filter(|_| some_left) {
             self.call(Client::Careless, Tenant::default(), Input::ForgetNode { name });
         }
     }

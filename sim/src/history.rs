@@ -171,10 +171,7 @@ impl History {
             Event::FenceConfirmed { lease, first, last, rank, .. } => {
                 self.fence_confirmed(*lease, *first, *last, *rank)
             }
-            Event::NodeForgotten { node, .. } => {
-                self.holders.retain(|(held, _), _| held != node);
-                Ok(())
-            }
+            Event::NodeForgotten { node, .. } => self.node_forgotten(*node),
             Event::JobHeld { .. }
             | Event::JobReleased { .. }
             | Event::NodeRegistered { .. }
@@ -194,9 +191,16 @@ impl History {
             | Event::NoticeFailed { .. }
             | Event::NoticeGivenUp { .. }
             | Event::ReportTaken { .. }
+            | Event::Join(_)
             | Event::Token(_)
+            | Event::ClusterRestored { .. }
             | Event::Restored(_) => Ok(()),
         }
+    }
+
+    fn node_forgotten(&mut self, node: NodeId) -> Check {
+        self.holders.retain(|(held, _), _| *held != node);
+        Ok(())
     }
 
     fn updated(&mut self, job: JobId, queue: Option<&QueueName>) -> Check {
@@ -279,9 +283,9 @@ impl History {
             }
         }
         let before = self.leases.insert(lease, track);
-        let over = |(_, track): (&LeaseId, &LeaseTrack)| track.live == 0;
-        while self.leases.range(self.oldest..).next().is_some_and(over) {
-            self.oldest.0 += 1;
+        // Numbers have gaps: a restore goes on above all that may have been given.
+        while let Some((over, _)) = self.leases.range(self.oldest..).next().filter(|(_, track)| track.live == 0) {
+            self.oldest = LeaseId(over.0 + 1);
         }
         held(before.is_none(), || format!("lease {lease} was granted twice"))
     }

@@ -114,6 +114,7 @@ impl World {
         self.recovered(&state, seq);
         let base = (state.now() + Millis(downtime_ms), self.now);
         self.scheduler_starts += 1;
+        seq = self.restore_at_times(&mut state, seq, downtime_ms);
         let connected: Vec<NodeId> = state.nodes().filter(|node| node.connected()).map(|node| node.body.id).collect();
         self.scheduler = Some(Scheduler {
             start: self.scheduler_starts,

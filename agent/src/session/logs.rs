@@ -29,10 +29,8 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Request, Status};
 use tracing::{debug, warn};
 
-use super::token::Server;
-use super::uplink::connect;
+use super::uplink::{Way, connect};
 use crate::supervisor::logs::{LogChunk, LogQuery, LogReader, Stream, forget_attempts};
-use crate::trust::LastWord;
 
 /// Questions that are answered at the same time.
 const QUERIES_MAX: usize = 64;
@@ -50,7 +48,7 @@ const STREAM_STDERR: u32 = 2;
 /// would stop the heartbeats, too.
 #[derive(Clone)]
 pub(crate) struct Line {
-    pub(crate) server: Server,
+    pub(crate) way: Way,
     pub(crate) authorization: Option<MetadataValue<Ascii>>,
 }
 
@@ -84,7 +82,7 @@ pub(crate) async fn serve(
 }
 
 async fn serve_once(state: &Path, node_name: &str, line: Line) -> Result<(), Status> {
-    let channel = connect(line.server, LastWord::default()).await.map_err(Status::unavailable)?;
+    let channel = connect(line.way).await.map_err(Status::unavailable)?;
     let (pieces, waiting) = mpsc::channel(PIECES_MAX);
     let hello = ServeLogsRequest { node_name: node_name.to_owned(), ..ServeLogsRequest::default() };
     // The channel is empty, so the first message fits.

@@ -11,6 +11,7 @@
 //!
 //! Elsewhere: the token is `token`; what is said is `driver`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -24,6 +25,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use tracing::{debug, warn};
 
+use super::identity::Current;
 use super::token::{self, Server};
 use crate::trust::{self, LastWord};
 
@@ -58,10 +60,20 @@ enum State {
     Open(Box<Streaming<AttachResponse>>),
 }
 
+/// How a scheduler is reached, and as whom.
+#[derive(Clone)]
+pub(crate) struct Way {
+    pub(crate) server: Server,
+    pub(crate) identity: Option<Current>,
+    pub(crate) last_word: LastWord,
+}
+
 /// The stream, or the way to it.
 pub(crate) struct Uplink {
     server: Server,
     token: Option<String>,
+    /// The certificate that is shown; without one the token speaks.
+    identity: Option<Current>,
     /// What the other side said last of our certificate.
     last_word: LastWord,
     state: State,
@@ -77,16 +89,33 @@ impl Uplink {
     pub(crate) fn new(server: Server, token: Option<String>) -> Uplink {
         let pause = pauses(&server).0;
         let state = State::Waiting(Instant::now());
-        Uplink { server, token, last_word: LastWord::default(), state, pause, welcome_by: None, warned: String::new() }
+        Uplink {
+            server,
+            token,
+            identity: None,
+            last_word: LastWord::default(),
+            state,
+            pause,
+            welcome_by: None,
+            warned: String::new(),
+        }
     }
 
-    /// Where it dials.
-    pub(crate) fn server(&self) -> Server {
-        self.server.clone()
+    /// Shows a certificate at every dial, and sends no token.
+    pub(crate) fn showing(self, identity: Option<Current>) -> Uplink {
+        Uplink { identity, ..self }
+    }
+
+    /// How the scheduler is reached, and as whom.
+    pub(crate) fn way(&self) -> Way {
+        Way { server: self.server.clone(), identity: self.identity.clone(), last_word: self.last_word.clone() }
     }
 
     /// The header that every call carries, if there is a token.
     pub(crate) fn authorization(&self) -> Option<MetadataValue<tonic::metadata::Ascii>> {
+        if self.identity.is_some() {
+            return None;
+        }
         authorization(self.token.as_deref(), &self.server)
     }
 
@@ -102,6 +131,11 @@ impl Uplink {
         self.fail("hung up");
     }
 
+    /// Drops the stream of a scheduler that must not be served, and says why.
+    pub(crate) fn refuse(&mut self, why: &str) {
+        self.fail(why);
+    }
+
     /// Returns the next thing that happens.
     pub(crate) async fn next(&mut self) -> UplinkEvent {
         loop {
@@ -109,7 +143,7 @@ impl Uplink {
             match &mut self.state {
                 State::Waiting(until) => {
                     sleep_until(*until).await;
-                    self.state = State::Connecting(Box::pin(connect(self.server.clone(), self.last_word.clone())));
+                    self.state = State::Connecting(Box::pin(connect(self.way())));
                 }
                 State::Connecting(connecting) => match connecting.await {
                     Ok(channel) => return UplinkEvent::Connected(self.attach(channel)),
@@ -177,7 +211,8 @@ async fn before<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> 
 }
 
 /// Opens one connection to a scheduler.
-pub(crate) async fn connect(server: Server, last_word: LastWord) -> Result<Channel, String> {
+pub(crate) async fn connect(way: Way) -> Result<Channel, String> {
+    let Way { server, identity, last_word } = way;
     let endpoint = Endpoint::from_shared(server.url())
         .map_err(|error| error.to_string())?
         .connect_timeout(CONNECT_TIMEOUT)
@@ -188,8 +223,12 @@ pub(crate) async fn connect(server: Server, last_word: LastWord) -> Result<Chann
     if !server.tls {
         return endpoint.connect().await.map_err(|error| format!("cannot connect: {}", innermost(&error)));
     }
-    let ca = trust::stored_ca(token::credentials().as_deref(), &server.names()).map_err(|error| error.to_string())?;
-    let config = trust::config(&ca).map_err(|error| error.to_string())?;
+    let config = match identity {
+        Some(identity) => Arc::clone(&identity.borrow().config),
+        None => trust::stored_ca(token::credentials().as_deref(), &server.names())
+            .and_then(|ca| trust::config(&ca))
+            .map_err(|error| error.to_string())?,
+    };
     let dialled = trust::channel(&endpoint, (&server.host, server.port), config, &last_word).await;
     dialled.map_err(|error| format!("cannot connect: {error}"))
 }

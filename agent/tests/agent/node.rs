@@ -28,6 +28,7 @@ pub(crate) fn agent_main() -> ExitCode {
     let config = Config {
         state_dir: PathBuf::from(&words[0]),
         server: std::env::var("GANGSAW_TEST_SERVER").unwrap_or_else(|_| words[1].clone()),
+        join: None,
         token: std::env::var("GANGSAW_TOKEN").ok(),
         name: Some("node-of-the-test".to_owned()),
         labels: BTreeMap::from([("rack".to_owned(), "7".to_owned())]),
@@ -35,6 +36,7 @@ pub(crate) fn agent_main() -> ExitCode {
         cgroup_root: None,
         gpus: flag("--gpus"),
         stop_tasks: flag("--stop-tasks"),
+        version: std::env::var("GANGSAW_TEST_VERSION").ok(),
         exe: flag("--no-exe").then(|| PathBuf::from("/nowhere/gangsaw")),
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use gangsaw_agent::JoinError;
+use gangsaw_agent::trust::TrustError;
 use rustix::process::Signal;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::up;
-use crate::fail::{Failure, SOFTWARE, STORE, bad_input, failure};
+use crate::fail::{Failure, SOFTWARE, STORE, UNREACHABLE, bad_input, failure, refused};
 use crate::output::object;
 use crate::part::{die_with_parent, until_told};
 use crate::session::{Session, token};
@@ -19,6 +21,9 @@ pub(crate) struct Args {
     /// Where state is kept
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// A join token, the first time on a machine other than the scheduler's
+    #[arg(long, value_name = "TOKEN", env = "GANGSAW_JOIN", hide_env_values = true)]
+    join: Option<String>,
     /// This node's name; default the host's
     #[arg(long, visible_alias = "name", value_name = "NAME")]
     node_name: Option<String>,
@@ -37,6 +42,9 @@ pub(crate) struct Args {
     /// End the tasks, too, when the agent is told to stop; otherwise they run on
     #[arg(long)]
     stop_tasks: bool,
+    /// The version this agent says it is, to try an upgrade
+    #[arg(long, hide = true, value_name = "VERSION")]
+    as_version: Option<String>,
     /// The process this one ends with
     #[arg(long, hide = true, value_name = "PID")]
     die_with_parent: Option<u32>,
@@ -50,6 +58,7 @@ pub(crate) async fn run(session: &Session, args: &Args) -> Result<u8, Failure> {
     let config = gangsaw_agent::Config {
         state_dir: state.clone(),
         server: server.clone(),
+        join: args.join.clone().filter(|join| !join.trim().is_empty()),
         token: token(),
         name: args.node_name.clone(),
         labels: labels(&args.labels)?,
@@ -57,6 +66,7 @@ pub(crate) async fn run(session: &Session, args: &Args) -> Result<u8, Failure> {
         cgroup_root: args.cgroup_root.clone(),
         gpus: !args.no_gpus,
         stop_tasks: args.stop_tasks,
+        version: args.as_version.clone(),
         exe: None,
     };
     let stop = CancellationToken::new();
@@ -85,9 +95,34 @@ fn failed(error: &gangsaw_agent::AgentError, sentence: String) -> Failure {
         }
         AgentError::Folder(FolderError::Io { .. }) => bad_input("bad-state", sentence, "choose another with --state"),
         AgentError::Server(_) => bad_input("bad-server", sentence, "write it as http://127.0.0.1:7461"),
+        AgentError::Join(error) => not_let_in(error),
         AgentError::Name(_) => bad_input("bad-name", sentence, "give a name with --node-name"),
         AgentError::System { .. } => failure("system", sentence, "", SOFTWARE),
     }
+}
+
+/// The reason, the hint and the exit code of a machine that was not let in.
+fn not_let_in(error: &JoinError) -> Failure {
+    match error {
+        JoinError::Malformed => {
+            bad_input("bad-join-token", error.to_string(), "copy all of what `gangsaw token join create` printed")
+        }
+        JoinError::Plaintext => bad_input("join-needs-tls", error.to_string(), "write `--server https://HOST:PORT`"),
+        JoinError::NotTrusted(TrustError::Handshake(why)) => {
+            failure("not-trusted", why.clone(), "ask for a join token of the scheduler at this address", UNREACHABLE)
+        }
+        JoinError::NotTrusted(error) => failure("unreachable", error.to_string(), "", UNREACHABLE),
+        JoinError::Refused(status) => refused(status, "the scheduler"),
+        JoinError::Unusable(sentence) => {
+            bad_input("bad-identity", sentence.clone(), "remove the file and join again with a new token")
+        }
+        JoinError::Io(..) => bad_input("bad-state", cause(error), "choose another with --state"),
+    }
+}
+
+/// An error with its cause.
+fn cause(error: &JoinError) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 /// `K=V` labels.

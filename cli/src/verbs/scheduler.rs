@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use gangsaw_scheduler::{Config, TlsError, serve};
 use rustix::process::Signal;
@@ -25,6 +26,9 @@ pub(crate) struct Args {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7461")]
     listen: SocketAddr,
+    /// How long a node's certificate lives; it is renewed at two thirds
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "24h")]
+    node_cert_life: Duration,
     /// The process this one ends with
     #[arg(long, hide = true, value_name = "PID")]
     die_with_parent: Option<u32>,
@@ -55,6 +59,7 @@ pub(crate) async fn run(format: Format, args: &Args) -> Result<u8, Failure> {
     let state = up::folder(args.state.as_deref())?;
     let stop = CancellationToken::new();
     let mut config = Config::new(state.clone(), args.listen);
+    config.node_certificate_life = args.node_cert_life;
     config.ready = Some(Box::new(move |address| {
         let server = reached_at(address);
         let value = json!({

@@ -5,6 +5,7 @@ use std::time::Duration;
 use gangsaw_proto::admin::v1::{CreateTokenRequest, ListTokensRequest, RevokeTokenRequest, Role, Token};
 use serde_json::{Value, json};
 
+use super::join;
 use crate::client::stored_token;
 use crate::fail::{Failure, bad_input};
 use crate::output::{list, note, object, table};
@@ -32,6 +33,7 @@ enum Verb {
         /// Its number, as `token list` shows it
         id: u32,
     },
+    Join(join::Args),
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -89,6 +91,7 @@ fn life(text: &str) -> Result<Life, String> {
 pub(crate) async fn run(session: &Session, args: &Args) -> Result<u8, Failure> {
     match args.verb.clone().unwrap_or(Verb::Print) {
         Verb::Print => print_own(session)?,
+        Verb::Join(args) => return join::run(session, &args).await,
         Verb::Create(create) => make(session, create).await?,
         Verb::List => {
             let mut client = session.connect().await?;

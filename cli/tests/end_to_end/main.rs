@@ -4,19 +4,25 @@
 //! one layer below are where that layer is; here is what people see and what survives being killed.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod backup;
 mod bounds;
 mod clean;
 mod cluster;
 mod diagnostics;
+mod disk;
+mod door;
 mod drains;
 mod exits;
 mod gpus;
+mod joins;
 mod kills;
 mod logs;
 mod notify;
 mod pages;
+mod people;
 mod quickstart;
 mod shapes;
 mod straight;
 mod sweep;
 mod tls;
+mod upgrade;

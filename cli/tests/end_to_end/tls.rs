@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use crate::cluster::{Cluster, Daemon, Place, cannot_run, err, eventually, out};
 
 /// A scheduler with certificates, made by `scheduler init`, that listens at every address.
-fn served(sans: &[&str]) -> (Cluster, String) {
+pub(crate) fn served(sans: &[&str], more: &[&str]) -> (Cluster, String) {
     let place = Place::new();
     let state = place.path().join("state").display().to_string();
     let mut args = vec!["scheduler", "init", "--state", &state, "--output", "json"];
@@ -14,12 +14,12 @@ fn served(sans: &[&str]) -> (Cluster, String) {
     let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap_or_else(|_| panic!("{made:?}"));
     let hash = made["ca_hash"].as_str().unwrap().to_owned();
     let args = ["scheduler", "--state", &state, "--listen", "0.0.0.0:0", "--output", "jsonl"];
-    let scheduler = Daemon::start(place.gangsaw(&args));
+    let scheduler = Daemon::start(place.gangsaw(&[&args, more].concat()));
     let server = scheduler.ready["server"].as_str().unwrap().to_owned();
     (Cluster { daemons: vec![scheduler], server, place }, hash)
 }
 
-fn port(cluster: &Cluster) -> &str {
+pub(crate) fn port(cluster: &Cluster) -> &str {
     cluster.server.rsplit(':').next().unwrap()
 }
 
@@ -37,7 +37,7 @@ fn outer_address() -> Option<String> {
     addresses.split_whitespace().find(|address| !address.contains(':')).map(str::to_owned)
 }
 
-fn secret(cluster: &Cluster) -> String {
+pub(crate) fn secret(cluster: &Cluster) -> String {
     std::fs::read_to_string(cluster.place.path().join("state/scheduler/token")).unwrap()
 }
 
@@ -53,7 +53,7 @@ fn a_scheduler_that_others_can_reach_needs_certificates() {
 
 #[test]
 fn a_scheduler_with_certificates_is_reached_by_tls_and_from_here_also_without() {
-    let (cluster, _) = served(&[]);
+    let (cluster, _) = served(&[], &[]);
     assert!(cluster.json(&["ps"])["jobs"].is_array(), "plaintext from this machine");
     let secure = format!("https://localhost:{}", port(&cluster));
     let listed = cluster.run(&["ps", "--server", &secure]);
@@ -64,7 +64,7 @@ fn a_scheduler_with_certificates_is_reached_by_tls_and_from_here_also_without() 
 
 #[test]
 fn a_stranger_believes_nobody_until_the_hash_is_pinned() {
-    let (cluster, hash) = served(&[]);
+    let (cluster, hash) = served(&[], &[]);
     let secure = format!("https://localhost:{}", port(&cluster));
     let ps = |cluster: &Cluster| {
         stranger(cluster, &["ps", "--server", &secure]).env("GANGSAW_TOKEN", secret(cluster)).output().unwrap()
@@ -83,8 +83,8 @@ fn a_stranger_believes_nobody_until_the_hash_is_pinned() {
 
 #[test]
 fn another_authority_under_the_same_address_is_not_believed() {
-    let (cluster, hash) = served(&[]);
-    let (other, _) = served(&[]);
+    let (cluster, hash) = served(&[], &[]);
+    let (other, _) = served(&[], &[]);
     let at = |cluster: &Cluster| format!("localhost:{}", port(cluster));
     let pinned =
         stranger(&cluster, &["config", "trust", &format!("https://{}", at(&cluster)), &hash]).output().unwrap();
@@ -102,7 +102,7 @@ fn another_authority_under_the_same_address_is_not_believed() {
 #[test]
 fn from_another_address_plaintext_is_refused_before_a_token_is_looked_at() {
     let Some(outer) = outer_address() else { return cannot_run("this machine has no address but loopback") };
-    let (cluster, _) = served(&[&outer]);
+    let (cluster, _) = served(&[&outer], &[]);
     let plain = format!("http://{outer}:{}", port(&cluster));
     let asked = cluster.command(&["ps", "--server", &plain]).env("GANGSAW_TOKEN", secret(&cluster)).output().unwrap();
     assert!(!asked.status.success(), "{}", out(&asked));
@@ -131,11 +131,18 @@ fn tls_1_2_is_refused_and_1_3_is_not() {
     if Command::new("openssl").arg("version").output().is_err() {
         return cannot_run("openssl is not installed");
     }
-    let (cluster, _) = served(&[]);
+    let (cluster, _) = served(&[], &[]);
     let old = handshake(&cluster, "-tls1_2");
     assert!(old.contains("alert protocol version"), "{old}");
     let new = handshake(&cluster, "-tls1_3");
     assert!(new.contains("Verify return code: 0 (ok)") && new.contains("TLSv1.3"), "{new}");
+}
+
+/// The library that gives a process another wall clock.
+pub(crate) fn faketime() -> Option<&'static str> {
+    ["/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"]
+        .into_iter()
+        .find(|path| std::path::Path::new(path).exists())
 }
 
 #[test]
@@ -145,7 +152,7 @@ fn a_wrong_clock_is_said_with_both_times() {
     let Some(library) = library.into_iter().find(|path| std::path::Path::new(path).exists()) else {
         return cannot_run("faketime is not installed");
     };
-    let (cluster, _) = served(&[]);
+    let (cluster, _) = served(&[], &[]);
     let secure = format!("https://localhost:{}", port(&cluster));
     let ps = |clock: &str| {
         let mut asked = cluster.command(&["ps", "--server", &secure]);
@@ -175,7 +182,7 @@ fn up_serves_tls_and_runs_jobs_for_somebody_elsewhere() {
 
 #[test]
 fn a_connection_that_says_nothing_holds_up_nobody() {
-    let (cluster, _) = served(&[]);
+    let (cluster, _) = served(&[], &[]);
     let silent: Vec<_> = (0..50)
         .map(|_| std::net::TcpStream::connect(("127.0.0.1", port(&cluster).parse::<u16>().unwrap())).unwrap())
         .collect();

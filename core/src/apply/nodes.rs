@@ -120,6 +120,7 @@ impl State {
         };
         assert!(node.leases.is_empty(), "a node is forgotten after its leases");
         self.node_names.remove(&node.body.name);
+        self.joins.forget(&node.body.name);
         self.index.silent.remove(&id);
         self.index.evictions.retain(|(_, node)| *node != id);
         if let Some((gpus, key)) = node.free_key {

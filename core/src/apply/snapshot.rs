@@ -1,7 +1,8 @@
 //! Snapshots: the state as events whose fold is the state, so that restoring is folding and nothing else.
 
-use crate::event::{Event, Restored};
+use crate::event::{Event, Raised, Restored};
 use crate::state::{Counters, State, UsedKey};
+use crate::time::Time;
 use crate::token::Tokens;
 
 /// Returns compacted events whose fold from [`State::new`], at the state's own time, is `state`.
@@ -20,9 +21,10 @@ pub fn snapshot_events(state: &State) -> Vec<Event> {
         digest: used.digest,
         jobs: used.jobs.clone(),
     });
+    let joins = state.joins.parts().into_iter().map(|part| Restored::Join(Box::new(part)));
     let tokens = (state.tokens != Tokens::default()).then(|| Restored::Tokens(Box::new(state.tokens.clone())));
-    let Counters { job, lease, node, round } = state.counters;
-    let counters = std::iter::once(Restored::Counters { job, lease, node, round });
+    let Counters { job, lease, node, round, attempt_base, epoch } = state.counters;
+    let counters = std::iter::once(Restored::Counters { job, lease, node, round, attempt_base, epoch });
     queues
         .chain(tenants)
         .chain(nodes)
@@ -30,6 +32,7 @@ pub fn snapshot_events(state: &State) -> Vec<Event> {
         .chain(gangs)
         .chain(leases)
         .chain(keys)
+        .chain(joins)
         .chain(tokens)
         .chain(counters)
         .map(Event::Restored)
@@ -37,6 +40,25 @@ pub fn snapshot_events(state: &State) -> Vec<Event> {
 }
 
 impl State {
+    /// Goes on after a backup was restored. See [`Event::ClusterRestored`].
+    pub(super) fn cluster_restored(&mut self, at: Time, raised: &Raised) {
+        let &Raised { epoch, job, lease, node, attempt_base, .. } = raised;
+        let before = self.counters;
+        self.counters = Counters {
+            job: before.job.max(job),
+            lease: before.lease.max(lease),
+            node: before.node.max(node),
+            round: before.round,
+            attempt_base: before.attempt_base.max(attempt_base),
+            epoch,
+        };
+        // A grant may have been sent after the backup was made, and a second start under one attempt must never be.
+        self.leases.values_mut().for_each(|lease| lease.begun = true);
+        for node in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.node_silenced(at, node);
+        }
+    }
+
     pub(super) fn restored(&mut self, restored: &Restored) {
         match restored {
             Restored::Queue { queue, limits } => self.queue_set(queue, *limits),
@@ -62,9 +84,10 @@ impl State {
                 let used = UsedKey { used_at: *used_at, digest: *digest, jobs: jobs.clone() };
                 self.insert_key(tenant, key, used);
             }
+            Restored::Join(part) => self.joins.restore(part),
             Restored::Tokens(tokens) => self.tokens = (**tokens).clone(),
-            Restored::Counters { job, lease, node, round } => {
-                self.counters = Counters { job: *job, lease: *lease, node: *node, round: *round };
+            &Restored::Counters { job, lease, node, round, attempt_base, epoch } => {
+                self.counters = Counters { job, lease, node, round, attempt_base, epoch };
             }
         }
     }

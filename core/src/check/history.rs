@@ -97,6 +97,7 @@ impl History {
             | Event::NodeForgotten { .. }
             | Event::QueueSet { .. }
             | Event::TenantSet { .. }
+            | Event::Join(_)
             | Event::GangStarted { .. }
             | Event::GangStopping { .. }
             | Event::LeaseTrimmed { .. }
@@ -104,6 +105,7 @@ impl History {
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
             | Event::Token(_)
+            | Event::ClusterRestored { .. }
             | Event::Restored(_) => Ok(()),
         }
     }

@@ -137,7 +137,7 @@ impl Decider<'_> {
     pub(super) fn forget_node(&self, name: &NodeName) -> Step {
         let node = match self.node(name) {
             Ok(node) => node,
-            Err(refused) => return refused,
+            Err(refused) => return self.forget_member(name).unwrap_or(refused),
         };
         if node.connected() {
             let message = format!("node `{name}` is connected");

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::event::Event;
-use crate::id::{Actor, IdempotencyKey, JobId, LeaseId, NodeId, RequestId, Tenant, TokenId};
+use crate::id::{Actor, Attempt, IdempotencyKey, JobId, LeaseId, NodeId, RequestId, Tenant, TokenId};
 use crate::job::body::{After, JobBody};
 use crate::job::spec::JobSpec;
+use crate::join::JoinRestored;
 use crate::lease::{Gang, Lease, RankHold};
 use crate::node::NodeBody;
 use crate::queue::{Limits, QueueKey};
@@ -51,6 +52,7 @@ impl Event {
             | Event::FenceConfirmed { job, .. }
             | Event::NodeExcluded { job, .. } => vec![*job],
             Event::KeysExpired { .. }
+            | Event::ClusterRestored { .. }
             | Event::NodeRegistered { .. }
             | Event::NodeReturned { .. }
             | Event::NodeInventoryChanged { .. }
@@ -63,6 +65,7 @@ impl Event {
             | Event::TenantSet { .. }
             | Event::RoundDecided { .. }
             | Event::ReportTaken { .. }
+            | Event::Join(_)
             | Event::Token(_)
             | Event::Restored(_) => Vec::new(),
         }
@@ -78,6 +81,23 @@ pub struct NewJob {
     pub spec: Arc<JobSpec>,
     /// Its dependencies, resolved, as they stand.
     pub after: Vec<After>,
+}
+
+/// With which numbers a restored state goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raised {
+    /// Who asked for the restore.
+    pub by: By,
+    /// How often the state was restored.
+    pub epoch: u64,
+    /// The next job's number.
+    pub job: u64,
+    /// The next lease's number.
+    pub lease: u64,
+    /// The next node's number.
+    pub node: u32,
+    /// Every attempt from now on has a higher number.
+    pub attempt_base: Attempt,
 }
 
 /// A node's part of a gang.
@@ -153,6 +173,8 @@ pub enum Restored {
         /// The jobs it made.
         jobs: Vec<JobId>,
     },
+    /// Who may join, and who has.
+    Join(Box<JoinRestored>),
     /// Every API token, and the next one's number.
     Tokens(Box<Tokens>),
     /// What the next ids are.
@@ -165,5 +187,9 @@ pub enum Restored {
         node: u32,
         /// Rounds so far.
         round: u64,
+        /// Every attempt has a higher number.
+        attempt_base: Attempt,
+        /// How often the state was restored from a backup.
+        epoch: u64,
     },
 }

@@ -53,7 +53,7 @@ impl Solver<'_> {
             if self.full() {
                 return Tried::Full;
             }
-            let Some(candidate) = cursor.candidate(job) else {
+            let Some(candidate) = cursor.candidate(job, self.state.counters.attempt_base) else {
                 return Tried::Done;
             };
             let placed = match job.body.spec.is_gang() {
@@ -167,20 +167,20 @@ impl Solver<'_> {
 
 impl Cursor {
     /// Returns what is next: elements that were tried before, then those that were not.
-    fn candidate(&self, job: &Job) -> Option<Candidate> {
+    fn candidate(&self, job: &Job, base: Attempt) -> Option<Candidate> {
         if let Some(index) = self.waiting.last() {
             let record = job.body.records.get(index)?;
-            let attempt = record.attempts + 1;
+            let attempt = record.attempts.max(base) + 1;
             let prefer = record.checkpoint.as_ref().map(|checkpoint| checkpoint.node);
             return Some(Candidate { first: *index, run: 1, attempt, prefer });
         }
         let range = job.body.pending.within(self.next?, Index::MAX).next()?;
-        Some(Candidate { first: range.first, run: range.count(), attempt: 1, prefer: None })
+        Some(Candidate { first: range.first, run: range.count(), attempt: base + 1, prefer: None })
     }
 
     fn advance(&mut self, job: &Job, placed: Candidate, elements: u64, slots: u64) {
         self.room -= slots;
-        if self.waiting.last() == Some(&placed.first) && placed.attempt > 1 {
+        if self.waiting.last() == Some(&placed.first) {
             self.waiting.pop();
             return;
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use gangsaw_core::event::Event;
 use gangsaw_core::id::{Index, JobId, NodeId};
 use gangsaw_core::input::NodeHello;
+use gangsaw_core::join::JoinEvent;
 use gangsaw_core::liveness::{Liveness, lease_ttl};
 use gangsaw_core::ranges::RangeSet;
 use gangsaw_core::state::State;
@@ -154,6 +155,12 @@ impl Desk {
             Event::JobForgotten { job } => {
                 self.progress.remove(&job);
             }
+            // Whoever is connected under the name has another certificate now, or is somebody else.
+            Event::Join(JoinEvent::Joined { ref name, .. }) => {
+                if let Some(node) = state.node_id(name) {
+                    self.sessions.end(node);
+                }
+            }
             Event::NodeForgotten { node, .. } => {
                 self.nodes.remove(&node);
                 self.liveness.forget(node);
@@ -174,6 +181,7 @@ impl Desk {
             | Event::NodeClearing { .. }
             | Event::QueueSet { .. }
             | Event::TenantSet { .. }
+            | Event::Join(_)
             | Event::RoundDecided { .. }
             | Event::ChunkLeased { .. }
             | Event::GangLeased { .. }
@@ -193,6 +201,7 @@ impl Desk {
             | Event::NoticeGivenUp { .. }
             | Event::ReportTaken { .. }
             | Event::Token(_)
+            | Event::ClusterRestored { .. }
             | Event::Restored(_) => {}
         }
     }

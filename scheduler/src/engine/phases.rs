@@ -74,6 +74,7 @@ impl PhaseBook {
             | Event::NodeForgotten { .. }
             | Event::QueueSet { .. }
             | Event::TenantSet { .. }
+            | Event::Join(_)
             | Event::RoundDecided { .. }
             | Event::LeasePrepared { .. }
             | Event::GangStarted { .. }
@@ -91,6 +92,7 @@ impl PhaseBook {
             | Event::NoticeGivenUp { .. }
             | Event::ReportTaken { .. }
             | Event::Token(_)
+            | Event::ClusterRestored { .. }
             | Event::Restored(_) => {}
         }
     }

@@ -67,6 +67,11 @@ impl Sessions {
         }
     }
 
+    /// Ends a node's session, whoever holds it. Its agent dials again.
+    pub(super) fn end(&mut self, node: NodeId) {
+        self.nodes.remove(&node);
+    }
+
     /// Says whether `id` is the node's present session.
     pub(super) fn is_current(&self, node: NodeId, id: u64) -> bool {
         self.nodes.get(&node).is_some_and(|session| session.id == id)

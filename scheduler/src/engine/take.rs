@@ -10,6 +10,8 @@ use gangsaw_core::effect::{Effect, RefusalKind, Reply, Step};
 use gangsaw_core::event::Event;
 use gangsaw_core::id::{Actor, LeaseId, NodeId, RequestId, Tenant};
 use gangsaw_core::input::{FactKind, Input, Request};
+use gangsaw_core::join::JoinInput;
+use gangsaw_core::lease::RevokeReason;
 use gangsaw_core::owed::owed;
 use gangsaw_core::place::place;
 use gangsaw_proto::node::v1::attach_response::Message as ToNode;
@@ -113,6 +115,11 @@ impl Running {
         for effect in step.effects {
             match effect {
                 Effect::Reply { reply, .. } => answer = Some(reply),
+                Effect::Revoke { node, lease, reason: RevokeReason::Fenced, .. } if self.is_foreign(node, lease) => {
+                    self.metrics.denied.get_or_create(&[("reason", "another-nodes-lease")]).inc();
+                    tracing::warn!(%node, %lease, "a node reported a lease that is another node's");
+                    batch.leaving.push(Leaving::Effect(effect));
+                }
                 Effect::Grant(_)
                 | Effect::Start { .. }
                 | Effect::Revoke { .. }
@@ -123,13 +130,26 @@ impl Running {
         answer
     }
 
+    /// Says whether a lease is held by another node.
+    fn is_foreign(&self, node: NodeId, lease: LeaseId) -> bool {
+        self.state.lease(lease).is_some_and(|lease| lease.node != node)
+    }
+
     fn hello(&mut self, said: Hello, batch: &mut Batch) {
-        let Hello { request, session, out, volatile, answer } = said;
+        let Hello { request, session, out, volatile, join, answer } = said;
         if let Input::NodeHello(hello) = &request.input
             && self.desk.is_late(&self.state, hello, &volatile)
         {
             // The node's newer stream goes on.
             let _ = answer.send(Err(Refusal::late_hello()));
+            return;
+        }
+        if let (Some(join), Input::NodeHello(hello)) = (join, &request.input)
+            && !self.state.joins().holds(hello.name.as_str(), &hello.uuid, join)
+        {
+            let refusal = Refusal::void_certificate(hello.name.as_str());
+            self.metrics.denied.get_or_create(&[("reason", refusal.label())]).inc();
+            let _ = answer.send(Err(refusal));
             return;
         }
         let refusal = match self.decide(&request, batch) {
@@ -232,6 +252,7 @@ fn grows(input: &Input) -> bool {
         | Input::Retry { .. }
         | Input::SetQueue { .. }
         | Input::SetTenant { .. }
+        | Input::Join(JoinInput::Create { .. } | JoinInput::Join { .. })
         | Input::Update { .. }
         | Input::CreateToken(_) => true,
         Input::Cancel { .. }
@@ -243,6 +264,7 @@ fn grows(input: &Input) -> bool {
         | Input::NodeInventory { .. }
         | Input::SetNode { .. }
         | Input::ForgetNode { .. }
+        | Input::Join(JoinInput::Revoke { .. })
         | Input::Notice { .. }
         | Input::RevokeToken { .. }
         | Input::Tick => false,

@@ -23,6 +23,7 @@ fn parts(folder: &Path) -> Parts {
         disk,
         metrics: Arc::default(),
         refused_inputs: folder.join("refused-inputs"),
+        fail_at: None,
         notices: tokio::sync::watch::channel(0).0,
     }
 }

@@ -25,6 +25,7 @@ use crate::keyring::Keyring;
 use crate::metrics::Metrics;
 use crate::rpc::errors::Refusal;
 use crate::store::contract::{AppendError, Store};
+use crate::store::fail::{FailAt, FailMoment};
 use crate::store::project::Projection;
 use crate::wire::view::Now;
 
@@ -67,6 +68,9 @@ pub(super) struct Running {
     pub(super) wall_base_ms: u64,
     /// The last turn appended nothing.
     pub(super) idle: bool,
+    fail_at: Option<FailAt>,
+    /// Batches appended so far.
+    appended: u64,
 }
 
 /// The next message, or why there is none.
@@ -114,6 +118,8 @@ impl Running {
             decide,
             wall_base_ms: now.wall_ms.saturating_sub(now.time.0),
             idle: false,
+            fail_at: parts.fail_at,
+            appended: 0,
         }
     }
 
@@ -155,11 +161,22 @@ impl Running {
             });
         }
         self.pass_time(&mut batch);
+        self.strike(FailMoment::Decided, &batch);
         self.place(&mut batch);
+        self.strike(FailMoment::Placed, &batch);
         self.append(&mut batch)?;
         self.perform(&mut batch);
+        self.strike(FailMoment::Performed, &batch);
+        self.appended += u64::from(!batch.events.is_empty());
         self.show(batch);
         Ok(going)
+    }
+
+    /// Ends the process if that was planned for this moment on the way to this batch's append.
+    fn strike(&self, moment: FailMoment, batch: &Batch) {
+        if let Some(fail) = self.fail_at.filter(|_| !batch.events.is_empty()) {
+            fail.step(self.appended + 1, moment);
+        }
     }
 
     /// Waits a moment for company to share an append with; ends at once with the first message that cannot wait.
@@ -262,7 +279,12 @@ impl Running {
                 self.metrics.submit_to_durable.observe(nanos.as_secs_f64());
             }
         }
-        for leaving in batch.leaving.drain(..) {
+        let leaving = std::mem::take(&mut batch.leaving);
+        let half = leaving.len() / 2;
+        for (number, leaving) in leaving.into_iter().enumerate() {
+            if number == half {
+                self.strike(FailMoment::Performing, batch);
+            }
             match leaving {
                 Leaving::Effect(effect) => self.desk.sessions.perform(effect),
                 Leaving::Tell(node, message) => self.desk.sessions.send(node, message),

@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 use super::ask::{astray, invalid};
 use super::caller::{Person, person};
 use super::errors::Refusal;
+use super::join::Joins;
 use super::tokens;
 use crate::engine::Engine;
 use crate::wire::{spec, terms, view};
@@ -21,6 +22,7 @@ pub(crate) struct Admin {
     pub(crate) engine: Engine,
     /// Wall time of the start in ms.
     pub(crate) started_wall_ms: u64,
+    pub(crate) joins: Joins,
 }
 
 impl Admin {
@@ -172,6 +174,30 @@ impl AdminService for Admin {
         };
         self.done(&person, input).await?;
         Ok(Response::new(wire::SetTenantResponse {}))
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<wire::CreateJoinTokenRequest>,
+    ) -> Result<Response<wire::CreateJoinTokenResponse>, Status> {
+        let person = person(&request)?;
+        Ok(Response::new(self.joins.create(&person, request.into_inner()).await?))
+    }
+
+    async fn list_join_tokens(
+        &self,
+        _request: Request<wire::ListJoinTokensRequest>,
+    ) -> Result<Response<wire::ListJoinTokensResponse>, Status> {
+        Ok(Response::new(self.joins.list().await?))
+    }
+
+    async fn revoke_join_token(
+        &self,
+        request: Request<wire::RevokeJoinTokenRequest>,
+    ) -> Result<Response<wire::RevokeJoinTokenResponse>, Status> {
+        let person = person(&request)?;
+        self.joins.revoke(&person, request.into_inner().id).await?;
+        Ok(Response::new(wire::RevokeJoinTokenResponse {}))
     }
 
     async fn get_server(

@@ -19,6 +19,7 @@ use super::caller::{Caller, PeerNode, Person};
 use super::cut::cut;
 use super::errors::Refusal;
 use super::rules::{Rule, rule};
+use crate::accept::Peer;
 use crate::clock::boot_ns;
 use crate::engine::Engine;
 use crate::metrics::Metrics;
@@ -78,7 +79,8 @@ impl Gate {
     /// Finds who calls. Absent: nobody this scheduler knows.
     fn caller(&self, request: &Request) -> Option<Found> {
         let Some(presented) = bearer(request.headers()) else {
-            return request.extensions().get::<PeerNode>().map(|node| (Caller::Agent(node.clone()), None));
+            let shown = request.extensions().get::<Peer>()?.node.as_deref()?;
+            return PeerNode::of(shown).map(|node| (Caller::Agent(node), None));
         };
         let (token, owner) = &self.folder;
         if token.admits(presented) {
@@ -92,7 +94,7 @@ impl Gate {
     fn admitted(&self, request: &Request) -> Result<Option<Found>, Box<Denial>> {
         let path = request.uri().path();
         let rule = rule(path);
-        if rule == Some(Rule::Open) {
+        if matches!(rule, Some(Rule::Open | Rule::JoinToken)) {
             return Ok(None);
         }
         let (caller, ended) = self.caller(request).ok_or_else(|| Denial::new(Refusal::unauthenticated(), ""))?;
@@ -101,13 +103,14 @@ impl Gate {
         allowed.map(|caller| Some((caller, ended))).map_err(|refusal| Denial::new(refusal, &name))
     }
 
-    fn denied(&self, path: &str, denial: &Denial) {
+    fn denied(&self, request: &Request, denial: &Denial) {
         let (who, reason) = (denial.who.as_str(), denial.refusal.label());
         self.metrics.denied.get_or_create(&[("reason", reason)]).inc();
         if self.said.allows(boot_ns() / 1_000_000_000) {
             // A path is the caller's own text: at most so much of it.
-            let path: String = path.chars().take(PATH_CHARS_LOGGED).collect();
-            tracing::warn!(path, who, reason, "a call was denied");
+            let path: String = request.uri().path().chars().take(PATH_CHARS_LOGGED).collect();
+            let peer = request.extensions().get::<Peer>().map(|peer| tracing::field::display(peer.address));
+            tracing::warn!(peer, path, who, reason, "a call was denied");
         }
     }
 }
@@ -115,7 +118,7 @@ impl Gate {
 /// Narrows a caller to what the rule of its call lets it touch, or denies the call.
 fn allowed(rule: Rule, caller: Caller) -> Result<Caller, Refusal> {
     match (rule, caller) {
-        (Rule::Open, caller) => Ok(caller),
+        (Rule::Open | Rule::JoinToken, caller) => Ok(caller),
         (Rule::Person(least, reach), Caller::Person(person)) if person.role >= least => {
             let reach = if person.role >= Role::Operator { Reach::Cluster } else { reach };
             Ok(Caller::Person(Person { reach, ..person }))
@@ -135,12 +138,15 @@ pub(crate) async fn admit(State(gate): State<Arc<Gate>>, mut request: Request, n
             // Whatever a connection brought, only the door says who calls.
             request.extensions_mut().remove::<Caller>();
             let Some((caller, ended)) = found else { return next.run(request).await };
+            if let Some(peer) = request.extensions().get::<Peer>() {
+                peer.ticket.proved();
+            }
             request.extensions_mut().insert(caller);
             let response = next.run(request).await;
             if let Some(ended) = ended { cut(response, ended) } else { response }
         }
         Err(denial) => {
-            gate.denied(request.uri().path(), &denial);
+            gate.denied(&request, &denial);
             refuse(request.headers(), denial.refusal)
         }
     }

@@ -14,6 +14,7 @@ use tonic::Code;
 
 use super::ask;
 use super::errors::Refusal;
+use crate::tls::NodeCertificate;
 
 /// Who calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +101,16 @@ pub(crate) struct PeerNode {
     pub(crate) name: NodeName,
     /// Made once in its agent's state folder.
     pub(crate) uuid: String,
+    /// Which of its joins the certificate rests on; whether that still counts is asked of the state.
+    pub(crate) join: u64,
+}
+
+impl PeerNode {
+    /// Returns the node of a certificate. `None`: no node could be called that.
+    pub(crate) fn of(certificate: &NodeCertificate) -> Option<PeerNode> {
+        let name = NodeName::new(&certificate.name).ok()?;
+        Some(PeerNode { name, uuid: certificate.uuid.clone(), join: certificate.join })
+    }
 }
 
 /// Returns the person who calls.
@@ -152,7 +163,7 @@ mod tests {
 
     #[test]
     fn an_agent_speaks_for_its_own_node_only() {
-        let agent = Caller::Agent(PeerNode { name: NodeName::new("n1").unwrap(), uuid: "u1".to_owned() });
+        let agent = Caller::Agent(PeerNode { name: NodeName::new("n1").unwrap(), uuid: "u1".to_owned(), join: 1 });
         speaks_for(Some(&agent), "n1", Some("u1")).unwrap();
         speaks_for(Some(&agent), "n1", None).unwrap();
         for (name, uuid) in [("n2", Some("u1")), ("n1", Some("u2")), ("n2", None)] {

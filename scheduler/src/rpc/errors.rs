@@ -51,6 +51,12 @@ impl Refusal {
         Refusal::new(Code::PermissionDenied, "role-too-small", message, hint)
     }
 
+    pub(crate) fn void_certificate(name: &str) -> Refusal {
+        let message =
+            format!("the certificate of node {name} does not count any more: it joined again, or was forgotten");
+        Refusal::new(Code::PermissionDenied, "void-certificate", message, "join this node with a new token")
+    }
+
     pub(crate) fn not_a_person() -> Refusal {
         let message = "a node's certificate runs its agent, and this is for people";
         Refusal::new(Code::PermissionDenied, "not-a-person", message, "use a token of your own")
@@ -96,6 +102,18 @@ impl Refusal {
     pub(crate) fn late_hello() -> Refusal {
         let message = "the node has said Hello on a newer stream";
         Refusal::new(Code::Aborted, "late-hello", message, "")
+    }
+
+    pub(crate) fn version_skew(agent: &str) -> Refusal {
+        let own = env!("CARGO_PKG_VERSION");
+        let message =
+            format!("the agent is version {agent} and the scheduler {own}; they may be one minor version apart");
+        Refusal::new(
+            Code::FailedPrecondition,
+            "version-skew",
+            message,
+            "upgrade the older one, a minor version at a time",
+        )
     }
 
     pub(crate) fn missing(field: &'static str) -> Refusal {

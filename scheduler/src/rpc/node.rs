@@ -11,6 +11,7 @@ use futures::Stream;
 use gangsaw_core::access::Reach;
 use gangsaw_core::id::{Actor, NodeId, Tenant};
 use gangsaw_core::input::{Input, Request as CoreRequest};
+use gangsaw_core::version::work_together;
 use gangsaw_proto::node::v1 as wire;
 use gangsaw_proto::node::v1::attach_request::Message as FromNode;
 use gangsaw_proto::node::v1::node_service_server::NodeService;
@@ -18,12 +19,13 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::ask::{self, invalid};
-use super::caller::{Caller, speaks_for};
+use super::caller::Caller;
 use super::errors::Refusal;
 use super::facts;
+use super::join::Joins;
 use crate::accept::Peer;
 use crate::engine::{Engine, Outbox, Said};
 use crate::logs::Logs;
@@ -42,6 +44,7 @@ pub(crate) struct Nodes {
     pub(crate) stop: CancellationToken,
     /// Every session's reader, joined at shutdown.
     pub(crate) readers: TaskTracker,
+    pub(crate) joins: Joins,
 }
 
 type AttachStream = Pin<Box<dyn Stream<Item = Result<wire::AttachResponse, Status>> + Send>>;
@@ -63,11 +66,14 @@ impl NodeService for Nodes {
         if let Some(peer) = peer {
             tracing::info!(node = %hello.node_name, peer = %peer.address, tls = peer.tls, "a node dials");
         }
-        speaks_for(caller.as_ref(), &hello.node_name, Some(&hello.node_uuid))?;
+        self.joins.speaks_for(caller.as_ref(), &hello.node_name, Some(&hello.node_uuid))?;
+        if !work_together(&hello.agent_version, env!("CARGO_PKG_VERSION")) {
+            return Err(Refusal::version_skew(&hello.agent_version).into());
+        }
         let session = SESSION.fetch_add(1, Ordering::Relaxed);
         let (out, messages) = mpsc::channel(SESSION_QUEUE);
         let reader = Reader { engine: self.engine.clone(), session, out: out.downgrade() };
-        let node = reader.hello(hello, out).await?;
+        let node = reader.hello(hello, out, join_of(caller.as_ref())).await?;
         let stop = self.stop.clone();
         self.readers.spawn(reader.run(node, incoming, stop));
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
@@ -80,7 +86,10 @@ impl NodeService for Nodes {
         let caller = request.extensions().get::<Caller>().cloned();
         let mut incoming = request.into_inner();
         let name = first(&mut incoming).await?.node_name;
-        speaks_for(caller.as_ref(), &name, None)?;
+        self.joins.speaks_for(caller.as_ref(), &name, None)?;
+        if let Some(Caller::Agent(peer)) = &caller {
+            self.joins.check(peer).await?;
+        }
         let (node, queries) = self.logs.attach(&name).await?;
         let (logs, stop) = (self.logs.clone(), self.stop.clone());
         self.readers.spawn(async move {
@@ -91,6 +100,31 @@ impl NodeService for Nodes {
             logs.detach(&node);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(queries))))
+    }
+
+    async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinResponse>, Status> {
+        if !request.extensions().get::<Peer>().is_some_and(|peer| peer.tls) {
+            let message = "a machine joins over TLS";
+            let hint = "dial the scheduler at its https:// address";
+            return Err(Refusal::new(Code::FailedPrecondition, "join-needs-tls", message, hint).into());
+        }
+        Ok(Response::new(self.joins.join(request.into_inner()).await?))
+    }
+
+    async fn renew(&self, request: Request<wire::RenewRequest>) -> Result<Response<wire::RenewResponse>, Status> {
+        let Some(Caller::Agent(peer)) = request.extensions().get::<Caller>().cloned() else {
+            let message = "a certificate is renewed for the node that shows one";
+            return Err(Refusal::new(Code::FailedPrecondition, "no-certificate", message, "").into());
+        };
+        Ok(Response::new(self.joins.renew(peer, request.into_inner()).await?))
+    }
+}
+
+/// Returns the join that a caller's certificate rests on, if it shows one.
+fn join_of(caller: Option<&Caller>) -> Option<u64> {
+    match caller {
+        Some(Caller::Agent(peer)) => Some(peer.join),
+        Some(Caller::Person(_)) | None => None,
     }
 }
 
@@ -113,13 +147,13 @@ struct Reader {
 }
 
 impl Reader {
-    async fn hello(&self, hello: wire::Hello, out: Outbox) -> Result<NodeId, Refusal> {
+    async fn hello(&self, hello: wire::Hello, out: Outbox, join: Option<u64>) -> Result<NodeId, Refusal> {
         let (hello, volatile) = facts::hello(hello)?;
         let actor = Actor::new(hello.name.as_str()).map_err(|error| invalid("bad-name", error.to_string()))?;
         let input = Input::NodeHello(hello);
         let request =
             CoreRequest { actor, tenant: Tenant::default(), reach: Reach::Own, request_id: ask::request_id()?, input };
-        self.engine.hello(request, self.session, out, volatile).await
+        self.engine.hello(request, (self.session, out), volatile, join).await
     }
 
     async fn run(self, node: NodeId, mut incoming: Streaming<wire::AttachRequest>, stop: CancellationToken) {

@@ -10,6 +10,8 @@ use gangsaw_core::access::{Reach, Role};
 pub(crate) enum Rule {
     /// Nothing: says only whether the scheduler lives.
     Open,
+    /// A join token in the message, which the handler judges.
+    JoinToken,
     /// A person of at least this role, who below operator reaches this far.
     Person(Role, Reach),
     /// A node's agent, or an admin in its place.
@@ -45,9 +47,14 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("/gangsaw.admin.v1.AdminService/RevokeToken", ADMIN),
     ("/gangsaw.admin.v1.AdminService/ListTenants", Rule::Person(Role::Operator, Reach::Cluster)),
     ("/gangsaw.admin.v1.AdminService/SetTenant", ADMIN),
+    ("/gangsaw.admin.v1.AdminService/CreateJoinToken", ADMIN),
+    ("/gangsaw.admin.v1.AdminService/ListJoinTokens", ADMIN),
+    ("/gangsaw.admin.v1.AdminService/RevokeJoinToken", ADMIN),
     ("/gangsaw.admin.v1.AdminService/GetServer", LOOK),
     ("/gangsaw.node.v1.NodeService/Attach", Rule::Node),
     ("/gangsaw.node.v1.NodeService/ServeLogs", Rule::Node),
+    ("/gangsaw.node.v1.NodeService/Join", Rule::JoinToken),
+    ("/gangsaw.node.v1.NodeService/Renew", Rule::Node),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", LOOK),
     ("/grpc.health.v1.Health/Check", Rule::Open),
     ("/grpc.health.v1.Health/List", Rule::Open),

@@ -7,6 +7,7 @@
 //! snapshots; checksums around the bytes are `frame`'s.
 
 mod body;
+mod join;
 mod lease;
 mod part;
 mod read;

@@ -11,7 +11,7 @@
 //!   trusted with the next.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::SystemTime;
 
 use rusqlite::{Connection, params};
@@ -114,7 +114,20 @@ impl Work {
     fn run(&self, chores: &Receiver<Chore>) -> Result<(), KeeperError> {
         // What a crash between snapshot and deletion left behind.
         tolerate_full(self.archive())?;
-        while let Ok(chore) = chores.recv() {
+        // Files nobody has read since they were written, newest last.
+        let mut unread = archive::list(&self.folder)?;
+        loop {
+            let next = match unread.pop() {
+                None => chores.recv().map_err(|_| TryRecvError::Disconnected),
+                Some((_, _, file)) => match chores.try_recv() {
+                    Err(TryRecvError::Empty) => {
+                        look_at(&file);
+                        continue;
+                    }
+                    other => other,
+                },
+            };
+            let Ok(chore) = next else { break };
             match chore {
                 Chore::Checkpoint => tolerate_full(self.checkpoint("PASSIVE"))?,
                 Chore::Snapshot(snapshot) => {
@@ -217,6 +230,16 @@ impl Work {
         while self.connection.prepare_cached(sql)?.execute([bound, DELETE_ROWS])? > 0 {}
         Ok(())
     }
+}
+
+/// Reads an archive, and says aloud if it is damaged: nothing that runs depends on it, and a backup may still have it.
+fn look_at(file: &Path) {
+    let Err(what) = super::fsck::readable(file) else { return };
+    tracing::error!(
+        file = %file.display(),
+        what,
+        "an archive of old events is damaged; `gangsaw fsck` names every fault, and a backup (`gangsaw restore`) has the file as it was"
+    );
 }
 
 /// Reads a row of first sequence, last sequence, wall time and frames.

@@ -7,7 +7,7 @@
 //! Elsewhere: what the rows mean is `rows`, how a thing becomes a row is `render`, the rows of a job that leaves the
 //! state are `old`.
 
-mod render;
+pub(super) mod render;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -98,11 +98,31 @@ impl Projection {
             self.old.extend(old::rows(state, *job, now));
         }
         let before = lease(event).and_then(|lease| before(state, lease, now));
+        let again = if let Event::AttemptEnded { job, index, .. } | Event::ElementsSucceeded { job, first: index, .. } =
+            event
+        {
+            // An element has a record from its first ended attempt on, if it is tried again.
+            state.job(*job).is_some_and(|job| job.body.records.contains_key(index))
+        } else {
+            false
+        };
         apply(state, now.time, event);
         if let Some(before) = &before {
             self.settle(state, before);
         }
-        self.note(state, now, event, before.as_ref());
+        self.note(state, now, event, before.as_ref(), again);
+    }
+
+    /// Returns the projection of everything in a state: its jobs, its nodes, and what runs.
+    pub(crate) fn of_all(state: &State) -> Projection {
+        let mut all = Projection::default();
+        all.jobs.extend(state.jobs().map(|job| job.body.id));
+        all.nodes.extend(state.nodes().map(|node| node.body.id));
+        for lease in state.leases().filter(|lease| lease.gang.is_none() && !lease.fenced && lease.width() == 1) {
+            all.attempts.insert((lease.job, lease.first, lease.attempt), Change::Leased(lease.id));
+        }
+        all.attempts.extend(state.gangs().map(|gang| ((gang.job, gang.index, gang.attempt), Change::Gang)));
+        all
     }
 
     /// Renders what was touched, from the state after the batch.
@@ -153,7 +173,7 @@ impl Projection {
         }
     }
 
-    fn note(&mut self, state: &State, now: Now, event: &Event, before: Option<&Before>) {
+    fn note(&mut self, state: &State, now: Now, event: &Event, before: Option<&Before>, again: bool) {
         match event {
             Event::JobsSubmitted { jobs, .. } => self.jobs.extend(jobs.iter().map(|job| job.id)),
             Event::JobHeld { job, .. }
@@ -162,8 +182,7 @@ impl Projection {
             | Event::ElementsRetried { job, .. } => {
                 self.jobs.insert(*job);
             }
-            Event::JobCancelled { job, .. } => self.stopping(state, *job),
-            Event::LeasePreempted { job, .. } => self.stopping(state, *job),
+            Event::JobCancelled { job, .. } => self.cancelled(state, *job),
             Event::JobForgotten { job } => {
                 self.jobs.remove(job);
             }
@@ -171,9 +190,9 @@ impl Projection {
             | Event::NodeReturned { node, .. }
             | Event::NodeInventoryChanged { node, .. }
             | Event::NodeSilenced { node }
-            | Event::NodeModeSet { node, .. }
             | Event::NodeEvicted { node }
             | Event::NodeClearing { node, .. }
+            | Event::NodeModeSet { node, .. }
             | Event::NodeForgotten { node, .. } => {
                 self.nodes.insert(*node);
             }
@@ -191,25 +210,24 @@ impl Projection {
             }
             Event::TaskStarted { lease, job, index, .. } => self.started(state, now, (*lease, *job, *index)),
             Event::GangStopping { job, index, .. } => self.gang(state, *job, *index),
-            Event::RankEnded { job, .. } => {
-                if let Some(before) = before {
-                    self.gang(state, *job, before.first);
-                }
-            }
+            Event::LeasePreempted { lease, .. } => self.stopping(state, *lease),
+            Event::RankEnded { job, .. } => self.gang(state, *job, before.map_or(0, |before| before.first)),
             Event::AttemptEnded { job, index, attempt, outcome, .. } => {
                 let ok = *outcome == Outcome::Ok;
                 self.used(state, *job, |used| if ok { used.attempts_ok += 1 } else { used.attempts_lost += 1 });
-                self.over(state, now, (*job, *index, *attempt), before, !ok || *attempt > 1);
+                self.over(state, now, (*job, *index, *attempt), before, !ok || again);
             }
             Event::ElementsSucceeded { job, first, last, .. } => {
                 let attempt = before.map_or(1, |before| before.attempt);
                 self.used(state, *job, |used| used.attempts_ok += u64::from(last - first) + 1);
-                self.over(state, now, (*job, *first, attempt), before, attempt > 1);
+                self.over(state, now, (*job, *first, attempt), before, again);
             }
             Event::ElementsReturned { job, first, .. } => {
                 let attempt = before.map_or(1, |before| before.attempt);
                 self.over(state, now, (*job, *first, attempt), before, false);
             }
+            // Every node is silent now.
+            Event::ClusterRestored { .. } => self.nodes.extend(state.nodes().map(|node| node.body.id)),
             Event::KeysExpired { .. }
             | Event::NoticeSent { .. }
             | Event::NoticeFailed { .. }
@@ -224,6 +242,7 @@ impl Projection {
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
             | Event::ReportTaken { .. }
+            | Event::Join(_)
             | Event::Token(_)
             | Event::Restored(_) => {}
         }
@@ -248,16 +267,23 @@ impl Projection {
         }
     }
 
-    /// Some of a job's attempts are being stopped now.
-    fn stopping(&mut self, state: &State, id: JobId) {
+    /// A cancelled job's attempts are being stopped now.
+    fn cancelled(&mut self, state: &State, id: JobId) {
         self.jobs.insert(id);
         let Some(job) = state.job(id) else { return };
-        for lease in job.leases.iter().filter_map(|lease| state.lease(*lease)).filter(|lease| lease.revoke.is_some()) {
-            if lease.gang.is_some() {
-                self.gang(state, id, lease.first);
-            } else if lease.width() == 1 {
-                self.attempts.insert((id, lease.first, lease.attempt), Change::Leased(lease.id));
-            }
+        for lease in job.leases.iter().filter(|lease| state.lease(**lease).is_some_and(|lease| lease.revoke.is_some()))
+        {
+            self.stopping(state, *lease);
+        }
+    }
+
+    /// All of a lease is being stopped.
+    fn stopping(&mut self, state: &State, id: LeaseId) {
+        let Some(lease) = state.lease(id) else { return };
+        if lease.gang.is_some() {
+            self.gang(state, lease.job, lease.first);
+        } else if lease.width() == 1 {
+            self.attempts.insert((lease.job, lease.first, lease.attempt), Change::Leased(id));
         }
     }
 
@@ -330,7 +356,9 @@ fn lease(event: &Event) -> Option<LeaseId> {
         | Event::LeaseTrimmed { .. }
         | Event::NodeExcluded { .. }
         | Event::ReportTaken { .. }
+        | Event::Join(_)
         | Event::Token(_)
+        | Event::ClusterRestored { .. }
         | Event::Restored(_) => None,
     }
 }

@@ -24,7 +24,7 @@ use super::wal::{self, Tail};
 use tables::{PROJECTED, SCHEMA};
 
 /// Version of the tables in `tables`. A file with another one is refused.
-const FORMAT: i64 = 2;
+pub(crate) const FORMAT: i64 = 2;
 /// How long a transaction waits for the keeper's; each of the keeper's takes a few milliseconds.
 const BUSY_WAIT: Duration = Duration::from_secs(20);
 
@@ -103,14 +103,22 @@ impl Database {
             }
             Err(source) => return Err(OpenError::Io { path: wal, source }),
         }
-        let connection = connect(&path).map_err(|source| OpenError::Sqlite { path: path.clone(), source })?;
+        // SQLite would make an empty database of a missing one.
+        let archives = super::archive::list(&folder.join("archive"))
+            .map_err(|source| OpenError::Io { path: folder.join("archive"), source })?;
+        let shrunk = std::fs::metadata(&path).map_or(0, |database| database.len()) == 0;
+        if shrunk && (!archives.is_empty() || std::fs::metadata(&wal).is_ok_and(|wal| wal.len() > 0)) {
+            let place = "its first byte: it is missing or empty, and files beside it belong to it".to_owned();
+            return Err(OpenError::Damaged { path, place });
+        }
+        let connection = connect(&path).map_err(|source| unreadable(&path, source))?;
         let database = Database { connection, path, wal, appends: 0, fail, latched: false, _lock: lock };
         database.check_format()?;
         Ok(database)
     }
 
     fn check_format(&self) -> Result<(), OpenError> {
-        let wrap = |source| OpenError::Sqlite { path: self.path.clone(), source };
+        let wrap = |source| unreadable(&self.path, source);
         let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'meta'";
         let made: i64 = self.connection.query_row(tables, [], |row| row.get(0)).map_err(wrap)?;
         if made == 0 {
@@ -179,9 +187,20 @@ fn write(connection: &Connection, batch: &Batch<'_>) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Returns damage where SQLite found damage, and its refusal otherwise.
+pub(crate) fn unreadable(path: &Path, source: rusqlite::Error) -> OpenError {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    match source.sqlite_error_code() {
+        Some(DatabaseCorrupt | NotADatabase) => {
+            OpenError::Damaged { path: path.to_owned(), place: format!("a page of it: {source}") }
+        }
+        Some(_) | None => OpenError::Sqlite { path: path.to_owned(), source },
+    }
+}
+
 /// Takes the lock that keeps a second scheduler away. A file of its own: closing any handle of the database would drop
 /// SQLite's own locks.
-fn lock(folder: &Path, path: &Path) -> Result<std::fs::File, OpenError> {
+pub(crate) fn lock(folder: &Path, path: &Path) -> Result<std::fs::File, OpenError> {
     use rustix::fs::{FlockOperation, flock};
     let lock_path = folder.join("gangsaw.db.lock");
     let io = |source| OpenError::Io { path: lock_path.clone(), source };

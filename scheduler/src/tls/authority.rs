@@ -10,20 +10,24 @@ use std::path::Path;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKey, PublicKeyData as _, SanType,
+    date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, DnsName};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, DnsName};
 use sha2::{Digest, Sha256};
 
-use super::TlsError;
+use super::{NodeCertificate, TlsError};
 use crate::token::write_private;
 
 /// Life of an authority: ten years.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(3650 * 24 * 3600);
-/// A certificate counts from so much before it was made, for clocks that are a little behind.
+/// A certificate counts from so much before it was made, or a 24th of its life, for clocks that are a little behind.
 const BEHIND: Duration = Duration::from_secs(3600);
+
+/// Largest request for a certificate that is read; one of ours has 300 bytes.
+const REQUEST_BYTES_MAX: usize = 4 << 10;
 
 /// A certificate authority, with its key.
 pub(crate) struct Authority {
@@ -93,6 +97,22 @@ impl Authority {
         Ok(format!("{}{}", certificate.pem(), key.serialize_pem()))
     }
 
+    /// Returns a certificate for a node, with the key that `wanted` proves and nothing else of it.
+    pub(super) fn node_certificate(
+        &self,
+        wanted: &Wanted,
+        node: &NodeCertificate,
+        now_ms: u64,
+        life: Duration,
+    ) -> Result<Vec<u8>, TlsError> {
+        let mut params = lasting(now_ms, life);
+        params.distinguished_name = named(&node.name);
+        let urn = node.urn().as_str().try_into().map_err(|_| TlsError::Name(node.uuid.clone()))?;
+        params.subject_alt_names = vec![SanType::URI(urn)];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        Ok(self.sign(params, &wanted.0)?.der().to_vec())
+    }
+
     fn sign(
         &self,
         mut params: CertificateParams,
@@ -101,6 +121,26 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
         params.signed_by(key, &self.issuer).map_err(refused)
+    }
+}
+
+/// A key that somebody wants a certificate for, and has proved to hold.
+pub(crate) struct Wanted(PublicKey);
+
+impl Wanted {
+    /// Reads a request (PKCS #10) and checks its signature.
+    pub(crate) fn read(request: &[u8]) -> Result<Wanted, &'static str> {
+        if request.len() > REQUEST_BYTES_MAX {
+            return Err("is too large");
+        }
+        let request = CertificateSigningRequestDer::from(request);
+        let read = CertificateSigningRequestParams::from_der(&request).map_err(|_| "is none, or is not signed")?;
+        Ok(Wanted(read.public_key))
+    }
+
+    /// Returns the key itself.
+    pub(crate) fn public_key(&self) -> &[u8] {
+        self.0.der_bytes()
     }
 }
 
@@ -130,7 +170,7 @@ fn san(name: &str) -> Result<SanType, TlsError> {
 fn lasting(now_ms: u64, life: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     let now = date_time_ymd(1970, 1, 1) + Duration::from_millis(now_ms);
-    params.not_before = now - BEHIND;
+    params.not_before = now - BEHIND.min(life / 24);
     params.not_after = now + life;
     params
 }

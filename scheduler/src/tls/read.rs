@@ -7,6 +7,47 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+/// What begins the name of a node in its certificate; its join and its uuid follow.
+pub(super) const NODE_URN: &str = "urn:gangsaw:node:";
+
+/// Who a node is, as its certificate says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NodeCertificate {
+    pub(crate) name: String,
+    /// Made once in its agent's state folder.
+    pub(crate) uuid: String,
+    /// Which of its joins the certificate rests on.
+    pub(crate) join: u64,
+}
+
+impl NodeCertificate {
+    /// Returns the name that the certificate carries for programs.
+    pub(super) fn urn(&self) -> String {
+        format!("{NODE_URN}{}:{}", self.join, self.uuid)
+    }
+}
+
+/// Returns the node of a certificate that rustls has verified. `None`: it is no node's.
+pub(crate) fn node_of(certificate: &CertificateDer<'_>) -> Option<NodeCertificate> {
+    let (_, x509) = X509Certificate::from_der(certificate).ok()?;
+    let name = x509.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
+    let names = x509.subject_alternative_name().ok()??;
+    let urn = names.value.general_names.iter().find_map(|name| match name {
+        GeneralName::URI(uri) => uri.strip_prefix(NODE_URN),
+        GeneralName::OtherName(..)
+        | GeneralName::RFC822Name(_)
+        | GeneralName::DNSName(_)
+        | GeneralName::X400Address(_)
+        | GeneralName::DirectoryName(_)
+        | GeneralName::EDIPartyName(_)
+        | GeneralName::IPAddress(_)
+        | GeneralName::RegisteredID(_)
+        | GeneralName::Invalid(..) => None,
+    })?;
+    let (join, uuid) = urn.split_once(':')?;
+    Some(NodeCertificate { name, uuid: uuid.to_owned(), join: join.parse().ok()? })
+}
+
 /// Returns the names and the life (ms since 1970) of a server's certificate.
 pub(super) fn served(certificate: &CertificateDer<'_>) -> Option<(Vec<String>, (u64, u64))> {
     let (_, x509) = X509Certificate::from_der(certificate).ok()?;

@@ -9,6 +9,7 @@ use rustls::pki_types::{ServerName, UnixTime};
 
 use super::*;
 
+const DAY: Duration = Duration::from_secs(24 * 3600);
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
 fn localhost() -> IpAddr {
@@ -16,7 +17,7 @@ fn localhost() -> IpAddr {
 }
 
 fn opened(state: &Path) -> ServerTls {
-    ServerTls::open(&state.join("scheduler"), localhost()).unwrap().unwrap()
+    ServerTls::open(&state.join("scheduler"), localhost(), DAY).unwrap().unwrap()
 }
 
 /// Whether somebody who pins the authority believes the served certificate for `name` at `now_ms`.
@@ -70,7 +71,7 @@ fn the_address_that_is_listened_at_gets_a_name() {
     let dir = tempfile::tempdir().unwrap();
     init(dir.path(), &[]).unwrap();
     assert!(!believes(&opened(dir.path()), "10.9.8.7", wall_ms()));
-    let tls = ServerTls::open(&dir.path().join("scheduler"), "10.9.8.7".parse().unwrap()).unwrap().unwrap();
+    let tls = ServerTls::open(&dir.path().join("scheduler"), "10.9.8.7".parse().unwrap(), DAY).unwrap().unwrap();
     assert!(believes(&tls, "10.9.8.7", wall_ms()));
 }
 
@@ -100,6 +101,6 @@ fn a_key_of_another_authority_is_refused_by_name() {
     init(other.path(), &[]).unwrap();
     let key = |dir: &tempfile::TempDir| dir.path().join("scheduler/tls/ca.key");
     std::fs::copy(key(&other), key(&one)).unwrap();
-    let Err(refused) = ServerTls::open(&one.path().join("scheduler"), localhost()) else { panic!("it was taken") };
+    let Err(refused) = ServerTls::open(&one.path().join("scheduler"), localhost(), DAY) else { panic!("it was taken") };
     assert!(refused.to_string().ends_with("ca.key does not hold the key of ca.pem"), "{refused}");
 }

@@ -139,6 +139,8 @@ async fn finish_and_check_history(state_dir: &Path) {
         assert_eq!(history.ended(JobId(job.job_id)).len(), 1);
     }
     assert_eq!(gangsaw_core::place::replay(State::new(), &records), []);
+    let checked = gangsaw_scheduler::fsck(state_dir, false).unwrap();
+    assert_eq!((checked.faults, checked.whole, checked.live), (Vec::new(), true, false));
 }
 
 /// Restarts and checks that every acknowledged job is there once, and that keys still mean their jobs.
@@ -173,6 +175,58 @@ async fn no_acknowledged_job_is_lost_when_the_scheduler_dies_at_any_append() {
             if append % 4 == 2 {
                 finish_and_check_history(dir.path()).await;
             }
+        }
+    }
+}
+
+/// What a state folder has come to, without what depends on when: jobs in order of their keys, and how each ended.
+fn end_state(state_dir: &Path) -> Vec<(String, u64, u64)> {
+    let (mut state, mut history) = (State::new(), History::default());
+    gangsaw_scheduler::read_log(state_dir, |record| {
+        history.note(&state, &record.event).unwrap();
+        apply(&mut state, record.at, &record.event);
+    })
+    .unwrap();
+    let ended = |job: &gangsaw_core::job::body::Job| {
+        (
+            format!("{:?}", state.job_state(job.body.id)),
+            job.ended_counts.values().sum(),
+            history.ended(job.body.id).len(),
+        )
+    };
+    state.jobs().map(ended).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_between_any_two_steps_of_the_engine_it_comes_to_the_same_end() {
+    const JOBS: u32 = 6;
+    for moment in ["decided", "placed", "before", "after", "performing", "performed"] {
+        // Append 1 registers the node; the others carry submits with their grants, starts, and ends.
+        for append in [1, 2, 3, 5, 8] {
+            let dir = tempfile::tempdir().unwrap();
+            let at = format!("append:{append}:{moment}");
+            let mut process = Process::dying(dir.path(), &at);
+            let acknowledged = match process.connect(dir.path()).await {
+                Some(clients) => drive(&clients, 40).await,
+                None => BTreeMap::new(),
+            };
+            assert_eq!(process.died_of(), Some(6), "it died at {at}");
+            // The same submits again, under the same keys: each is stored once, whatever was acknowledged.
+            let mut process = Process::start(dir.path(), &[]);
+            let clients = process.connect(dir.path()).await.unwrap();
+            for number in 0..JOBS.max(u32::try_from(acknowledged.len()).unwrap() + 1) {
+                let key = format!("k{number}");
+                let reply = clients.jobs.clone().submit(shell(&key, "true")).await.unwrap().into_inner();
+                assert!(
+                    acknowledged.get(&key).is_none_or(|job| reply.job_ids == [*job] && reply.repeated),
+                    "{at} {key}"
+                );
+            }
+            process.kill();
+            finish_and_check_history(dir.path()).await;
+            let ends = end_state(dir.path());
+            assert!(ends.len() >= JOBS as usize, "{at}: {}", ends.len());
+            assert!(ends.iter().all(|end| *end == ("Some(Completed)".to_owned(), 1, 1)), "{at}: {ends:?}");
         }
     }
 }

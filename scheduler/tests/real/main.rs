@@ -5,8 +5,10 @@
 mod common;
 mod disk;
 mod door;
+mod foreign;
 mod kill;
 mod logs;
 mod people;
 mod rows;
+mod silence;
 mod straight_path;

@@ -119,6 +119,12 @@ fn expected(path: &str, job_id: u64, number: u64) -> Option<(Expected, Vec<u8>)>
         "admin.v1.AdminService/CreateToken" => (Expected::From(Admin), token.encode_to_vec()),
         "admin.v1.AdminService/ListTokens" => (Expected::From(Admin), Vec::new()),
         "admin.v1.AdminService/RevokeToken" => (Expected::From(Admin), Vec::new()),
+        "admin.v1.AdminService/CreateJoinToken" => (Expected::From(Admin), Vec::new()),
+        "admin.v1.AdminService/ListJoinTokens" => (Expected::From(Admin), Vec::new()),
+        "admin.v1.AdminService/RevokeJoinToken" => (Expected::From(Admin), Vec::new()),
+        "node.v1.NodeService/Renew" => (Expected::From(Admin), Vec::new()),
+        // Whoever it is must show a join token in the message.
+        "node.v1.NodeService/Join" => (Expected::From(admin::Role::Viewer), Vec::new()),
         "node.v1.NodeService/Attach" | "node.v1.NodeService/ServeLogs" => (Expected::From(Admin), Vec::new()),
         _ => return None,
     })

@@ -19,6 +19,8 @@ pub(super) const EVENTS: &[&str] = &[
     "NodeForgotten",
     "QueueSet",
     "TenantSet",
+    "Join",
+    "ClusterRestored",
     "RoundDecided",
     "ChunkLeased",
     "GangLeased",
@@ -43,10 +45,21 @@ pub(super) const EVENTS: &[&str] = &[
     "Restored",
 ];
 pub(super) const OUTCOMES: &[&str] = &["Ok", "Failed", "Oom", "Timeout", "Preempted", "Infra", "Cancelled", "Fenced"];
-pub(super) const RESTORED: &[&str] = &["Queue", "Tenant", "Node", "Job", "Gang", "Lease", "Key", "Tokens", "Counters"];
+pub(super) const RESTORED: &[&str] =
+    &["Queue", "Tenant", "Node", "Job", "Gang", "Lease", "Key", "Tokens", "Join", "Counters"];
 pub(super) const EFFECTS: &[&str] = &["Reply", "Grant", "Start", "Revoke", "Trim", "AckReport"];
-pub(super) const REPLIES: &[&str] =
-    &["Submitted", "Faults", "Refused", "Cancelled", "Retried", "TokenCreated", "Done", "Welcome"];
+pub(super) const REPLIES: &[&str] = &[
+    "Submitted",
+    "Faults",
+    "Refused",
+    "Cancelled",
+    "Retried",
+    "TokenCreated",
+    "JoinToken",
+    "Joined",
+    "Done",
+    "Welcome",
+];
 pub(super) const INPUTS: &[&str] = &[
     "Submit",
     "Cancel",
@@ -63,6 +76,7 @@ pub(super) const INPUTS: &[&str] = &[
     "SetQueue",
     "CreateToken",
     "RevokeToken",
+    "Join",
     "SetTenant",
     "Notice",
     "Tick",

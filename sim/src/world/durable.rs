@@ -1,11 +1,18 @@
 //! What follows when records are on disk: the history, the replay of rounds, the fold, and the watchers.
 
 use gangsaw_core::apply::apply;
-use gangsaw_core::event::{Event, Record};
+use gangsaw_core::event::{By, Event, Record};
+use gangsaw_core::input::{Input, Request};
 use gangsaw_core::place::place;
+use gangsaw_core::restore::restored;
 use gangsaw_core::state::State;
+use gangsaw_core::time::Millis;
 
 use super::World;
+use crate::scheduler::request;
+
+/// Starts of the scheduler of which one is from a backup.
+const RESTORED_EVERY: u64 = 6;
 
 impl World {
     /// Takes records that are on disk now: everything that is derived from the log follows here.
@@ -54,6 +61,22 @@ impl World {
         } else if !state.same_as(&self.shadow) {
             self.fail(String::from("the state that was loaded is not the fold of the log"));
         }
+    }
+
+    /// Lets some starts of the scheduler be from a backup that was made at its last append. Returns the log's end.
+    pub(crate) fn restore_at_times(&mut self, state: &mut State, seq: u64, downtime_ms: u64) -> u64 {
+        if !self.scheduler_starts.is_multiple_of(RESTORED_EVERY) {
+            return seq;
+        }
+        let Some(Request { actor, request_id, .. }) = request(0, "operator", Input::Tick) else { return seq };
+        let event = restored(state, By { actor, request_id }, Millis(downtime_ms));
+        let record = Record { seq: seq + 1, at: state.now() + Millis(downtime_ms), wall_ms: self.now, event };
+        if self.disk.append(std::slice::from_ref(&record), true).is_err() {
+            return seq;
+        }
+        apply(state, record.at, &record.event);
+        self.became_durable(&[record]);
+        seq + 1
     }
 
     pub(super) fn resume_watcher(&mut self, at: usize) {

@@ -12,7 +12,7 @@ fn person(role: Role) -> Caller {
 }
 
 fn agent() -> Caller {
-    Caller::Agent(PeerNode { name: NodeName::new("n1").unwrap(), uuid: "u1".to_owned() })
+    Caller::Agent(PeerNode { name: NodeName::new("n1").unwrap(), uuid: "u1".to_owned(), join: 1 })
 }
 
 #[test]
@@ -21,13 +21,13 @@ fn each_rule_admits_its_role_and_those_above_and_nobody_else() {
         for role in Role::ALL {
             let came_to = allowed(*rule, person(role));
             let least = match *rule {
-                Rule::Open => Role::Viewer,
+                Rule::Open | Rule::JoinToken => Role::Viewer,
                 Rule::Person(least, _) => least,
                 Rule::Node => Role::Admin,
             };
             assert_eq!(came_to.is_ok(), role >= least, "{path} for {}", role.word());
         }
-        assert_eq!(allowed(*rule, agent()).is_ok(), matches!(rule, Rule::Node | Rule::Open), "{path} for an agent");
+        assert_eq!(allowed(*rule, agent()).is_ok(), !matches!(rule, Rule::Person(..)), "{path} for an agent");
     }
 }
 

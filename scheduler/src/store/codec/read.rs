@@ -1,14 +1,15 @@
 //! From a stored message to its event.
 
-use gangsaw_core::event::{Event as E, GangPart, Restored, TokenEvent};
+use gangsaw_core::event::{Event as E, GangPart, Raised, Restored, TokenEvent};
 use gangsaw_core::id::{IdempotencyKey, JobId, LeaseId, NodeId, NodeName, QueueName, Tenant, TokenId};
+use gangsaw_core::join::JoinRestored;
 use gangsaw_core::time::{Millis, Time};
 use gangsaw_core::token::Tokens;
 use gangsaw_proto::log::v1 as log;
 use gangsaw_proto::log::v1::record::Event as W;
 
 use super::part::{self, all, by_from, pairs_from};
-use super::{body, lease};
+use super::{body, join, lease};
 use crate::wire::{Malformed, need, node, terms};
 
 /// Returns the event of a message.
@@ -117,6 +118,18 @@ fn ending(event: W) -> Result<E, Malformed> {
         W::TokenRevoked(m) => E::Token(TokenEvent::Revoked { by: by_from(m.by)?, token: TokenId(m.token_id) }),
         W::TokensExpired(m) => E::Token(TokenEvent::Expired { until: Time(m.until_ms) }),
         W::ReportTaken(m) => E::ReportTaken { node: NodeId(m.node_id), seq: m.report },
+        W::JoinTokenCreated(m) => E::Join(join::created(m)?),
+        W::JoinTokenRevoked(m) => E::Join(join::revoked(m)?),
+        W::NodeJoined(m) => E::Join(join::joined(m)?),
+        W::MemberForgotten(m) => E::Join(join::forgotten(m)?),
+        W::ClusterRestored(m) => E::ClusterRestored(Raised {
+            by: by_from(m.by)?,
+            epoch: m.epoch,
+            job: m.job,
+            lease: m.lease,
+            node: m.node,
+            attempt_base: m.attempt_base,
+        }),
         other => E::Restored(restored(other)?),
     })
 }
@@ -141,11 +154,21 @@ fn restored(event: W) -> Result<Restored, Malformed> {
             digest: m.digest,
             jobs: m.jobs.into_iter().map(JobId).collect(),
         },
+        W::RestoredJoinToken(m) => Restored::Join(Box::new(join::token_from(m)?)),
+        W::RestoredMember(m) => Restored::Join(Box::new(join::member_from(m)?)),
+        W::RestoredJoins(m) => Restored::Join(Box::new(JoinRestored::Next { token: m.next_token, join: m.next_join })),
         W::RestoredTokens(m) => {
             let all = all(m.tokens, part::token_from)?;
             Restored::Tokens(Box::new(Tokens::restored(TokenId(m.next), all)))
         }
-        W::RestoredCounters(m) => Restored::Counters { job: m.job, lease: m.lease, node: m.node, round: m.round },
+        W::RestoredCounters(m) => Restored::Counters {
+            job: m.job,
+            lease: m.lease,
+            node: m.node,
+            round: m.round,
+            attempt_base: m.attempt_base,
+            epoch: m.epoch,
+        },
         _ => return Err(Malformed("event")),
     })
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gangsaw_core::access::Role;
-use gangsaw_core::event::{By, GangPart, NewJob, Restored, TokenEvent};
+use gangsaw_core::event::{By, GangPart, NewJob, Raised, Restored, TokenEvent};
 use gangsaw_core::id::{
     Actor, DeviceId, IdempotencyKey, JobId, JobName, LeaseId, NodeId, NodeName, QueueName, RequestId, Tenant, TokenId,
 };
@@ -18,6 +18,7 @@ use gangsaw_core::job::record::{
 use gangsaw_core::job::spec::{
     Array, Dependency, DependencyKind, DependsOn, JobSpec, OnDisconnect, Rendezvous, Retry, Work,
 };
+use gangsaw_core::join::{Hash, JoinEvent, JoinRestored, JoinToken, Member};
 use gangsaw_core::lease::{Gang, GangPlace, Lease, Master, RankHold, RevokeReason, Revoking, Stopping};
 use gangsaw_core::node::{NodeBody, NodeMode};
 use gangsaw_core::queue::{Limits, QueueKey};
@@ -76,6 +77,10 @@ impl Maker {
 
     fn map(&mut self) -> BTreeMap<String, String> {
         self.many(|m| (m.text(), m.text())).into_iter().collect()
+    }
+
+    fn hash(&mut self) -> Hash {
+        [0; 32].map(|_: u8| self.number().to_le_bytes()[0])
     }
 
     fn time(&mut self) -> Time {
@@ -469,7 +474,7 @@ impl Maker {
 }
 
 /// Variants there are, those of snapshots among them.
-const VARIANTS: usize = 50;
+const VARIANTS: usize = 58;
 
 /// Returns a variant's number: a new one does not build until it is made below.
 fn variant(event: &Event) -> usize {
@@ -521,9 +526,19 @@ fn variant(event: &Event) -> usize {
         Event::NodeClearing { .. } => 41,
         Event::LeasePreempted { .. } => 42,
         Event::Restored(Restored::Tenant { .. }) => 39,
-        Event::NoticeSent { .. } => 47,
-        Event::NoticeFailed { .. } => 48,
-        Event::NoticeGivenUp { .. } => 49,
+        Event::Join(JoinEvent::TokenCreated { .. }) => 47,
+        Event::Join(JoinEvent::TokenRevoked { .. }) => 48,
+        Event::Join(JoinEvent::Joined { .. }) => 49,
+        Event::Join(JoinEvent::MemberForgotten { .. }) => 50,
+        Event::Restored(Restored::Join(part)) => match **part {
+            JoinRestored::Token(_) => 51,
+            JoinRestored::Member(_) => 52,
+            JoinRestored::Next { .. } => 53,
+        },
+        Event::ClusterRestored { .. } => 54,
+        Event::NoticeSent { .. } => 55,
+        Event::NoticeFailed { .. } => 56,
+        Event::NoticeGivenUp { .. } => 57,
     }
 }
 
@@ -567,6 +582,41 @@ fn event(number: usize, m: &mut Maker) -> Event {
         }
         13 => Event::NodeForgotten { by: m.by(), node: m.node() },
         14 => Event::QueueSet { by: m.by(), queue: m.queue_key(), limits: m.limits() },
+        47 => Event::Join(JoinEvent::TokenCreated {
+            by: m.by(),
+            token: m.number(),
+            hash: m.hash(),
+            uses: m.small(),
+            expires: m.time(),
+        }),
+        48 => Event::Join(JoinEvent::TokenRevoked { by: m.by(), token: m.number() }),
+        49 => Event::Join(JoinEvent::Joined {
+            join: m.number(),
+            token: m.number(),
+            name: NodeName::new(&m.text()).unwrap(),
+            uuid: m.text(),
+            key_hash: m.hash(),
+        }),
+        50 => Event::Join(JoinEvent::MemberForgotten { by: m.by(), name: NodeName::new(&m.text()).unwrap() }),
+        51 => Event::Restored(Restored::Join(Box::new(JoinRestored::Token(JoinToken {
+            id: m.number(),
+            hash: m.hash(),
+            by: m.by().actor,
+            created_at: m.time(),
+            expires: m.time(),
+            uses_max: m.small(),
+            uses: m.small(),
+            revoked: m.flag(),
+        })))),
+        52 => Event::Restored(Restored::Join(Box::new(JoinRestored::Member(Member {
+            join: m.number(),
+            name: NodeName::new(&m.text()).unwrap(),
+            uuid: m.text(),
+            key_hash: m.hash(),
+            token: m.number(),
+            joined_at: m.time(),
+        })))),
+        53 => Event::Restored(Restored::Join(Box::new(JoinRestored::Next { token: m.number(), join: m.number() }))),
         15 => Event::RoundDecided {
             round: m.number(),
             now: m.time(),
@@ -661,6 +711,8 @@ fn event(number: usize, m: &mut Maker) -> Event {
             lease: m.number(),
             node: m.small(),
             round: m.number(),
+            attempt_base: m.small(),
+            epoch: m.number(),
         }),
         43 => Event::Token(TokenEvent::Created { by: m.by(), token: Box::new(m.token()) }),
         44 => Event::Token(TokenEvent::Revoked { by: m.by(), token: TokenId(m.small()) }),
@@ -675,9 +727,17 @@ fn event(number: usize, m: &mut Maker) -> Event {
         40 => Event::NodeEvicted { node: m.node() },
         41 => Event::NodeClearing { node: m.node(), leases: m.many(Maker::lease).into_iter().collect() },
         42 => Event::LeasePreempted { lease: m.lease(), job: m.job() },
-        47 => Event::NoticeSent { job: m.job(), tries: m.small() },
-        48 => Event::NoticeFailed { job: m.job(), tries: m.small(), not_before: m.time(), why: m.text() },
-        49 => Event::NoticeGivenUp { job: m.job(), tries: m.small(), why: m.text() },
+        54 => Event::ClusterRestored(Raised {
+            by: m.by(),
+            epoch: m.number(),
+            job: m.number(),
+            lease: m.number(),
+            node: m.small(),
+            attempt_base: m.small(),
+        }),
+        55 => Event::NoticeSent { job: m.job(), tries: m.small() },
+        56 => Event::NoticeFailed { job: m.job(), tries: m.small(), not_before: m.time(), why: m.text() },
+        57 => Event::NoticeGivenUp { job: m.job(), tries: m.small(), why: m.text() },
         _ => unreachable!("there are {VARIANTS} variants"),
     }
 }

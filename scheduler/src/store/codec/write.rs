@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use gangsaw_core::event::{By, Event as E, GangPart, NewJob, Restored, TokenEvent};
+use gangsaw_core::event::{By, Event as E, GangPart, NewJob, Raised, Restored, TokenEvent};
 use gangsaw_core::id::{IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Tenant};
 use gangsaw_core::job::body::{After, CancelCause};
 use gangsaw_core::job::record::{Exit, Outcome};
@@ -16,7 +16,7 @@ use gangsaw_proto::log::v1 as log;
 use gangsaw_proto::log::v1::record::Event as W;
 
 use super::part::{self, by, pairs};
-use super::{body, lease as leases};
+use super::{body, join, lease as leases};
 use crate::wire::{node as nodes, terms};
 
 /// Returns the message of `event`.
@@ -93,7 +93,9 @@ pub(super) fn event(event: &E) -> W {
         }
         E::NodeExcluded { job, node, until, reason } => W::NodeExcluded(body::excluded(job.0, *node, *until, reason)),
         E::ReportTaken { node, seq } => W::ReportTaken(log::ReportTaken { node_id: node.0, report: *seq }),
+        E::Join(event) => join::event(event),
         E::Token(change) => token_event(change),
+        E::ClusterRestored(to) => raised(to),
         E::Restored(part) => restored(part),
     }
 }
@@ -197,6 +199,11 @@ fn gang_stopping(job: JobId, index: Index, outcome: Outcome, exit: &Exit, late: 
     W::GangStopping(log::GangStopping { job_id: job.0, index, outcome, exit, late_node_ids })
 }
 
+fn raised(to: &Raised) -> W {
+    let &Raised { by: ref who, epoch, job, lease, node, attempt_base } = to;
+    W::ClusterRestored(log::ClusterRestored { by: by(who), epoch, job, lease, node, attempt_base })
+}
+
 fn restored(part: &Restored) -> W {
     match part {
         Restored::Queue { queue, limits } => {
@@ -206,6 +213,7 @@ fn restored(part: &Restored) -> W {
         Restored::Tenant { tenant, limits } => {
             W::RestoredTenant(log::RestoredTenant { tenant: tenant.to_string(), limits: part::limits(*limits) })
         }
+        Restored::Join(part) => join::restored(part),
         Restored::Node(node) => W::RestoredNode(leases::node(node)),
         Restored::Job(job) => W::RestoredJob(body::job(job)),
         Restored::Gang(gang) => W::RestoredGang(leases::gang(gang)),
@@ -221,8 +229,8 @@ fn restored(part: &Restored) -> W {
             next: tokens.next().0,
             tokens: tokens.iter().map(part::token).collect(),
         }),
-        &Restored::Counters { job, lease, node, round } => {
-            W::RestoredCounters(log::RestoredCounters { job, lease, node, round })
+        &Restored::Counters { job, lease, node, round, attempt_base, epoch } => {
+            W::RestoredCounters(log::RestoredCounters { job, lease, node, round, attempt_base, epoch })
         }
     }
 }

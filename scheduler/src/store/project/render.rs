@@ -64,7 +64,7 @@ pub(super) fn leased(state: &State, id: LeaseId, now: Now) -> Option<AttemptRow>
     let lease = state.lease(id)?;
     let task = lease.tasks.get(&(lease.first, 0));
     let word = match task {
-        _ if lease.revokes(lease.first) => "COMPLETING",
+        _ if lease.revokes(lease.first) || lease.preempted => "COMPLETING",
         Some(_) => "RUNNING",
         None => "STARTING",
     };
@@ -203,7 +203,7 @@ pub(super) fn node(state: &State, id: NodeId, now: Now) -> Row {
 }
 
 /// Returns the day (UTC) of a wall time, as `2026-11-23`.
-pub(super) fn day(wall_ms: u64) -> Arc<str> {
+pub(crate) fn day(wall_ms: u64) -> Arc<str> {
     // Days are counted in eras of 400 years that begin on the first of March, so that a leap day ends its year.
     let days = wall_ms / 86_400_000 + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);
