@@ -99,6 +99,8 @@ pub(crate) struct Driver {
     reached: Reached,
     /// Leases handed over since the supervisor was last asked what it holds: its answer may not name them.
     since_list: BTreeSet<u64>,
+    /// What supervisors of other versions held when ours was found dead.
+    elsewhere: BTreeSet<u64>,
     /// It was asked and has not answered.
     listing: bool,
     flush_at: Option<Instant>,
@@ -120,6 +122,7 @@ impl Driver {
             seen: 0,
             reached: Reached::default(),
             since_list: BTreeSet::new(),
+            elsewhere: BTreeSet::new(),
             listing: false,
             flush_at: None,
             flushed: Instant::now(),

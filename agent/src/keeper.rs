@@ -236,7 +236,7 @@ impl Keeper {
         // Read from the file, because the supervisor sends what nobody acknowledged without saying where it ends.
         let facts = told(&self.place, welcome.last_seq).await?;
         let mut facts = self.numbered(facts);
-        let (leases, more, fallen) = self.ask_elders().await?;
+        let (leases, more, fallen) = self.ask_elders().await;
         welcome.leases.extend(leases);
         facts.extend(more);
         let (commands, mut orders) = mpsc::channel(COMMANDS_MAX);
@@ -260,11 +260,11 @@ impl Keeper {
                     None => return Ok(End::Closed),
                 },
                 notice = client.receive() => match notice {
-                    Ok(Some(notice)) => self.pass(self.place.generation, notice).await.map(Some),
+                    Ok(Some(notice)) => Ok(self.pass(self.place.generation, notice).await),
                     Ok(None) => return Ok(End::Closed),
                     Err(error) => Err(error),
                 },
-                (which, word) = next_word(&self.elders) => self.elder_said(which, word).await,
+                (which, word) = next_word(&self.elders) => Ok(self.elder_said(which, word).await),
             };
             match done {
                 Ok(Some(())) => {}
@@ -322,31 +322,29 @@ impl Keeper {
         Ok(())
     }
 
-    /// Passes on what one of them says. An error when an elder's answer to a list does not come.
-    async fn pass(&mut self, generation: u32, notice: Notice) -> io::Result<()> {
-        let notice = match notice {
+    /// Passes on what one of them says. Nothing when the agent stops.
+    async fn pass(&mut self, generation: u32, notice: Notice) -> Option<()> {
+        match notice {
             Notice::Facts(facts) => {
                 let facts = self.numbers.take(generation, facts.facts);
                 if facts.is_empty() {
-                    return Ok(());
+                    return Some(());
                 }
-                Notice::Facts(Facts { facts })
+                self.say(Heard::Notice(Notice::Facts(Facts { facts }))).await
             }
             Notice::Listing(listing) if generation == self.place.generation => {
-                let (leases, facts, fallen) = self.ask_elders().await?;
-                let _ = self.say(Heard::Notice(Notice::Facts(Facts { facts }))).await;
+                let (leases, facts, fallen) = self.ask_elders().await;
+                self.say(Heard::Notice(Notice::Facts(Facts { facts }))).await?;
                 let leases: Vec<HeldLease> = listing.leases.into_iter().chain(leases).collect();
-                let _ = self.say(Heard::Notice(Notice::Listing(Listing { leases, ..listing }))).await;
+                self.say(Heard::Notice(Notice::Listing(Listing { leases, ..listing }))).await?;
                 for elder in fallen {
-                    let _ = self.fell(elder).await;
+                    self.fell(elder).await?;
                 }
-                return Ok(());
+                Some(())
             }
-            Notice::Listing(_) => return Ok(()),
-            Notice::Welcome(_) | Notice::Unknown(_) => notice,
-        };
-        let _ = self.say(Heard::Notice(notice)).await;
-        Ok(())
+            Notice::Listing(_) => Some(()),
+            notice @ (Notice::Welcome(_) | Notice::Unknown(_)) => self.say(Heard::Notice(notice)).await,
+        }
     }
 }
 

@@ -23,9 +23,9 @@ use crate::inventory::ours::Marks;
 use crate::inventory::watch::{self as gpus, GpuView, Held};
 use crate::journal::Journal;
 use crate::keeper::{self, Keeper};
-use crate::launch::{self, Launcher};
+use crate::launch::{Launcher, default_env};
 use crate::progress::Progress;
-use crate::session::identity::{self, JoinError, JoinToken, Joining};
+use crate::session::identity::{self, Identity, JoinError, JoinToken, Joining};
 use crate::session::logs;
 use crate::session::token::{Server, ServerError};
 use crate::session::uplink::Uplink;
@@ -109,18 +109,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let node_name = name(config.name)?;
     let state =
         std::path::absolute(&config.state_dir).map_err(AgentError::system("cannot resolve the state folder"))?;
-    let exe = match config.exe {
-        Some(exe) => exe,
-        None => std::env::current_exe().map_err(AgentError::system("cannot find this executable"))?,
-    };
+    let exe = config.exe.map_or_else(std::env::current_exe, Ok);
+    let exe = exe.map_err(AgentError::system("cannot find this executable"))?;
     let host = host::read(Path::new("/"), host::cores());
     let folder = Folder::open(&state, &host.boot_id)?;
     let joining = Joining { folder: &folder.path, server: &server, name: &node_name, uuid: &folder.node_uuid };
-    let token = config.join.as_deref().map(JoinToken::parse).transpose()?;
-    let identity = if server.tls { joining.identity(token.as_ref(), &stop).await? } else { None };
-    if token.is_some() && !server.tls {
-        return Err(JoinError::Plaintext.into());
-    }
+    let identity = joined(&joining, config.join.as_deref(), &stop).await?;
     let journal = Journal::open(&folder.path.join("grants"), folder.rebooted)
         .map_err(AgentError::system("cannot open the journal of grants"))?;
     let progress = Progress::open(&folder.path.join("progress"))
@@ -134,15 +128,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let (heard_in, heard) = mpsc::channel(HEARD_MAX);
     let (clears, clears_out) = mpsc::channel(1);
     let version = config.version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
-    let launch = Launch {
-        exe: exe.clone(),
-        verb: vec!["supervisor".into()],
-        state: state.clone(),
-        cgroup_root: config.cgroup_root,
-        rlimit_only: false,
-        beside: None,
-        version: None,
-    };
+    let launch = supervisor(&exe, &state, config.cgroup_root);
     let keeper =
         keeper::Parts { launch, version: version.clone(), clears: clears_out, heard: heard_in, stop: inner.clone() };
     tasks.spawn(Keeper::new(keeper).run());
@@ -164,7 +150,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         tasks.spawn(identity::renew(folder.path.clone(), server.clone(), renewed, inner.clone()));
         current
     });
-    let launcher = Launcher { exe, folder: folder.path.clone(), default_env: launch::default_env(), users };
+    let launcher = Launcher { exe, folder: folder.path.clone(), default_env: default_env(), users };
     let driver = Driver::new(Parts {
         node_name,
         node_uuid: folder.node_uuid.clone(),
@@ -186,6 +172,33 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     inner.cancel();
     while tasks.join_next().await.is_some() {}
     Ok(())
+}
+
+/// Returns who this node is, after it has joined if a token says so. `None`: its token speaks for it.
+async fn joined(
+    joining: &Joining<'_>,
+    token: Option<&str>,
+    stop: &CancellationToken,
+) -> Result<Option<Identity>, JoinError> {
+    let token = token.map(JoinToken::parse).transpose()?;
+    match (joining.server.tls, token) {
+        (true, token) => joining.identity(token.as_ref(), stop).await,
+        (false, Some(_)) => Err(JoinError::Plaintext),
+        (false, None) => Ok(None),
+    }
+}
+
+/// Returns how this node's supervisor is started.
+fn supervisor(exe: &Path, state: &Path, cgroup_root: Option<PathBuf>) -> Launch {
+    Launch {
+        exe: exe.to_owned(),
+        verb: vec!["supervisor".into()],
+        state: state.to_owned(),
+        cgroup_root,
+        rlimit_only: false,
+        beside: None,
+        version: None,
+    }
 }
 
 fn name(given: Option<String>) -> Result<String, AgentError> {

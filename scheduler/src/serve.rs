@@ -100,8 +100,8 @@ fn open(
         disk,
         metrics,
         refused_inputs: folder.join("refused-inputs"),
-        notices,
         fail_at: config.fail_at,
+        notices,
     })
 }
 

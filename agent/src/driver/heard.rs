@@ -22,7 +22,10 @@ use crate::keeper::Heard;
 impl Driver {
     pub(super) async fn on_heard(&mut self, heard: Heard) {
         match heard {
-            Heard::Dead(facts, alive) => self.on_dead(facts, &alive).await,
+            Heard::Dead(facts, elsewhere) => {
+                self.elsewhere = elsewhere;
+                self.on_dead(facts).await;
+            }
             Heard::Fallen(leases, facts) => self.on_fallen(&leases, facts),
             Heard::Cleared(leases) => {
                 self.clearing = None;
@@ -41,26 +44,36 @@ impl Driver {
         }
     }
 
-    /// The supervisor is dead: what it held is open until its processes are killed. `alive` is held by others.
-    async fn on_dead(&mut self, facts: Option<Vec<Fact>>, alive: &BTreeSet<u64>) {
+    /// The supervisor is dead: what it held is open until its processes are killed.
+    async fn on_dead(&mut self, facts: Option<Vec<Fact>>) {
         self.supervisor = Supervisor::Down(Vec::new());
         self.clearing = Some(Vec::new());
         let facts = facts.map(|facts| self.fresh(facts));
-        let grants = &self.parts.journal.grants;
-        let is_alive = |lease: u64| alive.contains(&lease);
-        let spool = facts.map(|facts| adopt::dead(grants, facts, &self.reached, is_alive, now()));
+        let spool = facts.map(|facts| self.left(facts));
         if self.parts.journal.grants.is_empty() {
             info!("no supervisor is there, and no lease");
         } else {
             warn!(leases = self.parts.journal.grants.len(), "the supervisor is dead");
         }
-        match spool {
-            Some(spool) if !alive.is_empty() => self.step(Input::SupervisorList(spool)),
-            spool => self.step(Input::SupervisorLost(spool)),
-        }
+        self.lost(spool);
         let clearing = self.clearing.clone().unwrap_or_default();
         // The keeper waits for exactly this; it is gone only when the agent ends.
         let _ = self.parts.clears.send(clearing).await;
+    }
+
+    /// What is open now that no supervisor of ours is there.
+    fn left(&self, facts: Vec<Spooled>) -> Spool {
+        let alive = |lease: u64| self.elsewhere.contains(&lease);
+        adopt::dead(&self.parts.journal.grants, facts, &self.reached, alive, now())
+    }
+
+    /// Has the machine give up what our supervisor held, and nothing of the others'.
+    fn lost(&mut self, spool: Option<Spool>) {
+        if self.elsewhere.is_empty() {
+            return self.step(Input::SupervisorLost(spool));
+        }
+        let spool = spool.unwrap_or_else(|| self.left(Vec::new()));
+        self.step(Input::SupervisorList(spool));
     }
 
     /// A supervisor of another version is gone, with all of its processes: what it held and did not tell is lost.
@@ -181,7 +194,9 @@ impl Driver {
         self.ready = true;
         if self.clearing.is_none() {
             self.supervisor = Supervisor::Down(Vec::new());
-            self.step(Input::SupervisorLost(Some(Spool::default())));
+            // Nothing of a lease that waits has begun.
+            let spool = if self.elsewhere.is_empty() { Spool::default() } else { self.left(Vec::new()) };
+            self.lost(Some(spool));
         }
         self.send_news();
     }

@@ -83,35 +83,37 @@ impl Keeper {
     }
 
     /// What the elders hold now, the facts that belong to it, and those that did not answer: they are elders no more.
-    pub(super) async fn ask_elders(&mut self) -> io::Result<(Vec<HeldLease>, Vec<Fact>, Vec<Elder>)> {
+    pub(super) async fn ask_elders(&mut self) -> (Vec<HeldLease>, Vec<Fact>, Vec<Elder>) {
         let (mut leases, mut facts, mut fallen, mut alive) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for mut elder in std::mem::take(&mut self.elders) {
-            let answered = elder.ask().await;
+            let answered = match elder.ask().await {
+                Ok(last) => told(&elder.place, last).await,
+                Err(error) => Err(error),
+            };
             // Held, also by one that has just died: it falls after the list, and its leases with it.
             leases.extend(elder.leases.iter().cloned());
             match answered {
-                Ok(last) => {
-                    facts.extend(self.numbers.take(elder.place.generation, told(&elder.place, last).await?));
+                Ok(heard) => {
+                    facts.extend(self.numbers.take(elder.place.generation, heard));
                     alive.push(elder);
                 }
-                Err(_) => fallen.push(elder),
+                Err(error) => {
+                    warn!(%error, "a supervisor of another version does not say what it holds");
+                    fallen.push(elder);
+                }
             }
         }
         self.elders = alive;
-        Ok((leases, facts, fallen))
+        (leases, facts, fallen)
     }
 
     /// Takes an elder's word, or its end. `None` when the agent stops.
-    pub(super) async fn elder_said(
-        &mut self,
-        which: usize,
-        word: io::Result<Option<Notice>>,
-    ) -> io::Result<Option<()>> {
+    pub(super) async fn elder_said(&mut self, which: usize, word: io::Result<Option<Notice>>) -> Option<()> {
         match word {
-            Ok(Some(notice)) => self.pass(self.elders[which].place.generation, notice).await.map(Some),
+            Ok(Some(notice)) => self.pass(self.elders[which].place.generation, notice).await,
             Ok(None) | Err(_) => {
                 let elder = self.elders.remove(which);
-                Ok(self.fell(elder).await)
+                self.fell(elder).await
             }
         }
     }

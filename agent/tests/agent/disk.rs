@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use gangsaw_proto::node::v1::held_lease;
+use gangsaw_proto::node::v1::{ended, held_lease};
 
 use crate::Test;
 use crate::node::{Node, runs, signal, wait_for};
@@ -29,14 +29,18 @@ impl Small {
         None
     }
 
-    /// Takes every byte that is left.
+    /// Takes every byte that is left. What the supervisor says ends where a page does: not a byte can be added to it.
     fn fill(&self) {
+        if let Ok(mut said) = std::fs::File::options().append(true).open(self.0.join("agent/supervisor.log")) {
+            let length = said.metadata().unwrap().len();
+            said.write_all(&vec![b'\n'; usize::try_from(length.next_multiple_of(4096) - length).unwrap()]).unwrap();
+        }
         let mut filler = std::fs::File::options().create(true).append(true).open(self.0.join("filler")).unwrap();
         let mut size = 64 << 10;
         while size > 0 {
-            match filler.write(&vec![1; size]) {
-                Ok(_) => {}
-                Err(_) => size /= 2,
+            // A part may have been written; the rest is tried in smaller parts.
+            if filler.write_all(&vec![1; size]).is_err() {
+                size /= 2;
             }
         }
         assert!(std::fs::write(self.0.join("one-more"), "x").is_err(), "the disk is full");
@@ -90,6 +94,12 @@ fn agent_and_supervisor_start_on_a_full_disk() {
     start(&mut node);
     node.grant(4, "exit 5");
     assert_eq!(node.ended(4).exit_code, Some(5));
+    // The supervisor has something to say, and no room to say it in.
+    node.grant(5, "exec sleep 600");
+    node.started(5);
+    disk.fill();
+    signal(node.supervisor().unwrap(), "-TERM");
+    assert_eq!(node.ended(5).cause(), ended::Cause::Revoked);
     drop(node);
     drop(disk);
 }

@@ -169,13 +169,13 @@ fn log_of_two_supervisors() {
     node.grant(1, &line);
     node.started(1);
     let all = ServeLogsResponse { job_id: 1, last_index: 9, ..ServeLogsResponse::default() };
-    node.scheduler.ask(ServeLogsResponse { query_id: 5, ..all.clone() });
+    node.scheduler.ask(ServeLogsResponse { query_id: 5, ..all });
     assert_eq!(crate::logs::answer(&node, 5).0, "begin\n");
     node.kill_agent();
     version(&mut node, "2.0.0");
     node.start_agent(&[]);
     // A follower that began before the second supervisor printed a byte of this job.
-    node.scheduler.ask(ServeLogsResponse { query_id: 6, follow: true, ..all.clone() });
+    node.scheduler.ask(ServeLogsResponse { query_id: 6, follow: true, ..all });
     assert_eq!(node.scheduler.piece(6).data, b"begin\n");
     let mut second = grant(2, "echo other; exit 1");
     (second.job_id, second.first_index, second.last_index) = (1, 1, 1);
@@ -185,13 +185,13 @@ fn log_of_two_supervisors() {
     std::fs::write(&go, "").unwrap();
     node.ended(1);
     assert_eq!(node.scheduler.piece(6).data, b"end\n");
-    node.scheduler.ask(ServeLogsResponse { query_id: 7, ..all.clone() });
+    node.scheduler.ask(ServeLogsResponse { query_id: 7, ..all });
     assert_eq!(crate::logs::answer(&node, 7).0, "begin\nother\nend\n");
-    node.scheduler.ask(ServeLogsResponse { copied: true, ..all.clone() });
+    node.scheduler.ask(ServeLogsResponse { copied: true, ..all });
     let mut id = 7;
     wait_for("the drop of both", || {
         id += 1;
-        node.scheduler.ask(ServeLogsResponse { query_id: id, attempt: u32::MAX, ..all.clone() });
+        node.scheduler.ask(ServeLogsResponse { query_id: id, attempt: u32::MAX, ..all });
         crate::logs::answer(&node, id).0.is_empty()
     });
 }

@@ -12,6 +12,7 @@ use crate::node::{Node, all_of, command, eventually, kill, lacking, runs, shell,
 pub(crate) const TESTS: &[crate::Test] = &[
     ("time_limit_is_notice_then_term_then_kill", time_limit_is_notice_then_term_then_kill),
     ("stopped_process_still_hears_term", stopped_process_still_hears_term),
+    ("task_leads_a_session_of_its_own_and_its_children_hear_term", task_leads_a_session_of_its_own),
     ("tree_that_ignores_term_is_gone_after_the_grace", tree_that_ignores_term_is_gone_after_the_grace),
     ("what_a_task_leaves_behind_is_killed_when_it_exits", what_a_task_leaves_behind_is_killed_when_it_exits),
     ("fork_bomb_is_held_and_killed", fork_bomb_is_held_and_killed),
@@ -66,10 +67,29 @@ fn stopped_process_still_hears_term() {
     node.send(Command::Run(Run { grace_ms: 20_000, ..command(1, &["sleep", "100"]) }));
     let pid = node.started(1, 0).pid;
     kill(pid, Signal::STOP);
+    let state = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // Until then both signals could be pending, and the lower number is heard first.
+    eventually("it stands still", || state().rsplit_once(')').unwrap().1.trim_start().starts_with('T'));
     let since = Instant::now();
     node.stop(1, &[], None);
     assert_eq!(node.ended(1, 0).signal, Some(15));
     assert!(since.elapsed() < Duration::from_secs(10));
+}
+
+fn task_leads_a_session_of_its_own() {
+    let mut node = Node::new();
+    let child = "trap \"echo child heard it; exit 0\" TERM; echo up; while :; do sleep 0.01; done";
+    let script = format!("trap 'wait; exit 3' TERM; echo leader $$; sh -c '{child}' & wait");
+    node.send(Command::Run(Run { grace_ms: 20_000, ..shell(1, &script) }));
+    let pid = node.started(1, 0).pid;
+    eventually("the child listens", || text(&node.read_logs(all_of(1001))).contains("up\n"));
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(2).take(2).collect();
+    let own = pid.to_string();
+    assert_eq!(fields, [own.as_str(), own.as_str()], "group and session");
+    node.stop(1, &[], None);
+    assert_eq!(node.ended(1, 0).exit_code, Some(3));
+    assert!(text(&node.read_logs(all_of(1001))).contains("child heard it\n"));
 }
 
 fn tree_that_ignores_term_is_gone_after_the_grace() {

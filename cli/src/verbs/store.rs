@@ -174,7 +174,8 @@ pub(crate) fn restore(format: Format, args: &Restore) -> Result<u8, Failure> {
     });
     object(format, value, || {
         format!(
-            "{} holds what the backup held; what happened in the {} s since is not known, and jobs are numbered from {} on\n",
+            "{} holds what the backup held; what happened in the {} s since is not known, and jobs \
+             are numbered from {} on; tokens that were revoked since must be revoked again\n",
             state.display(),
             restored.lost_ms.div_ceil(1_000),
             restored.next_job

@@ -59,8 +59,7 @@ fn an_upgraded_agent_leaves_tasks_running_and_one_too_far_ahead_is_refused_by_na
     far.end(Signal::TERM);
     assert!(is_alive(new_pid), "its tasks run on");
     std::fs::write(&gates[1], "").unwrap();
-    let words = agent(&cluster, "0.2.0");
-    let mut last = words;
+    let mut last = agent(&cluster, "0.2.0");
     last.arg("--stop-tasks");
     cluster.daemons.push(Daemon::start(last));
     let task = cluster.until(new, "FAILED")["tasks"][0].clone();

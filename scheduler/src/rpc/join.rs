@@ -108,7 +108,12 @@ impl Joins {
         let tenant = Tenant::default();
         let reach = gangsaw_core::access::Reach::Own;
         let request = CoreRequest { actor, tenant, reach, request_id: ask::request_id()?, input: Input::Join(join) };
-        let answer = self.engine.ask(request).await.inspect_err(|refusal| self.denied(name.as_str(), refusal));
+        let answer = self.engine.ask(request).await.inspect_err(|refusal| {
+            // What the core denies, the engine has counted.
+            if refusal.code != Code::PermissionDenied {
+                self.denied(name.as_str(), refusal);
+            }
+        });
         let Reply::Joined { join } = answer? else { return Err(astray()) };
         let certificate = NodeCertificate { name: name.to_string(), uuid, join };
         tracing::info!(node = %name, token = asked.token_id, join, "a machine joined");
