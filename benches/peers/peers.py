@@ -436,6 +436,10 @@ def main():
     print(f"| floor: spawn and wait, {CORES} loops | {spawn:,.0f} /s ({before:,.0f} before, {after:,.0f} after) | 1.00 | | | | |")
     for name, figures in found:
         print(row(name, figures, spawn, ours))
+    print(
+        "\nStart and submits: by the command line, process start included, each job durable where the scheduler stores any;"
+        "\nfor Ray and Dask a call in a warm client, which returns before anything is stored or has reached a scheduler."
+    )
     return 1 if any("failed" in figures for _, figures in found) else 0
 
 
