@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::engine::EngineError;
 use crate::store::fail::FailAt;
+use crate::store::postgres::PgOpenError;
 use crate::store::sqlite::OpenError;
 
 /// Called once with the bound address, when the scheduler serves.
@@ -17,6 +18,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where to listen; port 0 takes a free one. Without TLS only loopback is accepted.
     pub listen: SocketAddr,
+    /// The `postgres://` URL of the store; `None`: a file in the state folder.
+    pub store: Option<String>,
     /// Where to leave the token for clients; `None`: nowhere.
     pub credentials: Option<PathBuf>,
     /// Ends the process in the middle of an append, for tests: see [`FailAt`].
@@ -33,6 +36,7 @@ impl Config {
         Config {
             state_dir,
             listen,
+            store: None,
             credentials: crate::token::credentials_folder(),
             fail_at: std::env::var("GANGSAW_FAIL_AT").ok().and_then(|text| FailAt::parse(&text)),
             ready: None,
@@ -82,8 +86,14 @@ impl ServeError {
             ServeError::Bind { .. } => "cannot-listen",
             ServeError::StateFolder { .. } => "state-folder",
             ServeError::Open(OpenError::InUse(_)) => "store-in-use",
-            ServeError::Open(OpenError::Damaged { .. }) => "store-damaged",
-            ServeError::Open(OpenError::Format { .. }) => "store-format",
+            ServeError::Open(OpenError::Damaged { .. } | OpenError::Postgres(PgOpenError::Damaged { .. })) => {
+                "store-damaged"
+            }
+            ServeError::Open(OpenError::Format { .. } | OpenError::Postgres(PgOpenError::Format { .. })) => {
+                "store-format"
+            }
+            ServeError::Open(OpenError::Postgres(PgOpenError::Address(_))) => "bad-store",
+            ServeError::Open(OpenError::Postgres(PgOpenError::Postgres(_) | PgOpenError::Io(_))) => "store-unreachable",
             ServeError::Open(OpenError::Sqlite { .. } | OpenError::Io { .. }) => "store-unreadable",
             ServeError::Engine(EngineError::Append(_) | EngineError::Keeper(_)) => "store-failed",
             ServeError::Engine(EngineError::Panicked(_)) => "invariant",
@@ -99,6 +109,14 @@ impl ServeError {
             ServeError::Bind { .. } => "another program may hold the port; port 0 takes a free one",
             ServeError::StateFolder { .. } => "",
             ServeError::Open(OpenError::InUse(_)) => "stop the other scheduler, or give this one another --state",
+            ServeError::Open(OpenError::Postgres(why)) => match why {
+                PgOpenError::Address(_) => "write it as postgres://USER@HOST:5432/DATABASE",
+                PgOpenError::Damaged { .. } => "keep the database as it is and restore a copy of it",
+                PgOpenError::Format { .. } => "use the version of gangsaw that wrote it",
+                PgOpenError::Postgres(_) | PgOpenError::Io(_) => {
+                    "the user needs a database in which it may create a schema; GANGSAW_STORE says which"
+                }
+            },
             ServeError::Open(OpenError::Damaged { .. }) => "keep the folder as it is and restore a copy of it",
             ServeError::Open(OpenError::Format { .. }) => "use the version of gangsaw that wrote it",
             ServeError::Open(OpenError::Sqlite { .. } | OpenError::Io { .. }) => "",
@@ -114,7 +132,7 @@ impl ServeError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            ServeError::InsecureBind(_) => 2,
+            ServeError::InsecureBind(_) | ServeError::Open(OpenError::Postgres(PgOpenError::Address(_))) => 2,
             ServeError::Bind { .. } | ServeError::Server(_) => 69,
             ServeError::Engine(EngineError::Panicked(_)) => 70,
             ServeError::StateFolder { .. }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::contract::AppendError;
+use super::postgres::PgOpenError;
 use super::fail::{FailAt, FailMoment};
 use super::wal::{self, Tail};
 
@@ -69,6 +70,9 @@ pub enum OpenError {
         /// Its reason.
         source: rusqlite::Error,
     },
+    /// PostgreSQL refused.
+    #[error(transparent)]
+    Postgres(#[from] PgOpenError),
     /// The file system refused.
     #[error("cannot use {path}")]
     Io {
