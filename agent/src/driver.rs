@@ -268,7 +268,7 @@ impl Driver {
 }
 
 /// Waits until then, or for ever.
-async fn at(instant: Option<Instant>) {
+pub(crate) async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => sleep_until(instant).await,
         None => std::future::pending().await,
@@ -276,7 +276,7 @@ async fn at(instant: Option<Instant>) {
 }
 
 /// The machine's clock.
-pub(super) fn now() -> Time {
+pub(crate) fn now() -> Time {
     Time(boottime_ms())
 }
 

@@ -13,6 +13,7 @@
 //! | [`clean()`] | giving disk space back |
 //! | `inventory`, [`nvml_child`] | what the node offers |
 //! | `progress` | what tasks say of themselves |
+//! | [`Hollow`] | a node without processes, to make load with |
 //! | [`supervisor`], [`spool`], `cgroup` | the process that holds the tasks |
 //!
 //! Elsewhere: the machine's rules are `gangsaw_core::agent`; the wire is `gangsaw_proto::node`.
@@ -24,6 +25,7 @@ mod clean;
 mod convert;
 mod driver;
 mod folder;
+mod hollow;
 mod inventory;
 mod journal;
 mod keeper;
@@ -38,6 +40,7 @@ mod users;
 
 pub use clean::{Cleaned, Retention, clean};
 pub use folder::FolderError;
+pub use hollow::{Hollow, Tally, Tasks};
 pub use progress::{DATAGRAM_MAX, send_progress};
 pub use run::{AgentError, Config, run};
 pub use session::token::ServerError;

@@ -98,6 +98,16 @@ impl Cluster {
         command
     }
 
+    /// Returns the address as agents are given it.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Returns the token that every call carries.
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
     /// Returns the pid of the process this cluster was started as.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()

@@ -10,6 +10,8 @@ mod array;
 mod cluster;
 mod floor;
 mod latency;
+mod process;
+mod swarm;
 
 use std::path::PathBuf;
 
@@ -47,6 +49,13 @@ enum What {
         #[arg(long, default_value_t = 1_000_000)]
         elements: u32,
     },
+    /// One array on many nodes without processes: the scheduler's rate, processor time, memory and log.
+    Swarm {
+        #[command(flatten)]
+        shape: swarm::Shape,
+        #[arg(long, default_value_t = 1_000_000)]
+        elements: u32,
+    },
     /// Used by the latency measurement as its task: sends the time of its first instruction.
     #[command(hide = true)]
     Stamp { socket: PathBuf },
@@ -70,6 +79,7 @@ fn main() -> anyhow::Result<()> {
         What::Latency { jobs } => runtime.block_on(latency::run(&gangsaw, jobs)),
         What::Array { elements } => runtime.block_on(array::run(&gangsaw, elements)),
         What::Queued { elements } => runtime.block_on(array::queued(&gangsaw, elements)),
+        What::Swarm { shape, elements } => runtime.block_on(swarm::array(&gangsaw, &shape, elements)),
         What::Stamp { socket } => latency::stamp(&socket),
     }
 }

@@ -18,6 +18,8 @@ pub(crate) mod history;
 pub(crate) mod keeper;
 pub(crate) mod old;
 pub(crate) mod postgres;
+pub(crate) mod project;
+pub(crate) mod rows;
 pub(crate) mod sqlite;
 mod wal;
 
@@ -30,7 +32,8 @@ use gangsaw_core::time::Time;
 
 use contract::{AppendError, History, Store};
 use keeper::{Keeper, Snapshot};
-use sqlite::{Batch, Database, OpenError, Row};
+use rows::Row;
+use sqlite::{Batch, Database, OpenError};
 
 /// Events between two snapshots: loading them takes well under a second.
 const SNAPSHOT_EVERY: u64 = 100_000;
@@ -96,13 +99,8 @@ impl Store for SqliteStore {
         if events.is_empty() && rows.is_empty() {
             return Ok(self.last_seq());
         }
-        let mut batch = Batch {
-            first_seq: self.next_seq,
-            count: events.len() as u64,
-            wall_ms,
-            frames: Vec::new(),
-            rows: rows.to_vec(),
-        };
+        let mut batch =
+            Batch { first_seq: self.next_seq, count: events.len() as u64, wall_ms, frames: Vec::new(), rows };
         for (seq, event) in (self.next_seq..).zip(events) {
             frame::push(&mut batch.frames, seq, wall_ms, |out| codec::encode(at, event, out));
         }

@@ -139,13 +139,13 @@ pub struct Job {
     /// Elements that wait for their back-off, by its end.
     pub(crate) waiting: BTreeSet<(Time, Index)>,
     /// Elements under a lease.
-    pub(crate) active: u64,
+    pub active: u64,
     /// Elements that run at once under its leases.
     pub(crate) running: u64,
     /// GPUs its leases hold.
     pub(crate) gpus: u64,
     /// Ended elements by state.
-    pub(crate) ended_counts: BTreeMap<EndState, u64>,
+    pub ended_counts: BTreeMap<EndState, u64>,
     /// What decides where it fits.
     pub(crate) shape: Arc<Shape>,
     /// What the indices hold for it.

@@ -81,7 +81,7 @@ impl State {
         };
         let mut add = |state, count: u64| *counts.entry(state).or_insert(0) += count;
         let waits = if job.body.held { ElementState::Held } else { ElementState::Pending };
-        add(waits, job.entry_waiting());
+        add(waits, job.waiting_count());
         job.ended_counts.iter().for_each(|(state, count)| add((*state).into(), *count));
         for lease in job.leases.iter().filter_map(|lease| self.leases.get(lease)).filter(|lease| lease.gang.is_none()) {
             let revoked = lease.revoke.as_ref().map(|revoking| revoking.elements.intersection(&lease.live));
@@ -106,7 +106,7 @@ impl State {
         if job.active > 0 {
             return Some(ElementState::Running);
         }
-        if job.entry_waiting() > 0 {
+        if job.waiting_count() > 0 {
             return Some(if job.body.held { ElementState::Held } else { ElementState::Pending });
         }
         let order = [
@@ -259,7 +259,7 @@ fn running_part(lease: &Lease) -> RangeSet {
 
 impl Job {
     /// Returns how many elements wait.
-    fn entry_waiting(&self) -> u64 {
+    pub fn waiting_count(&self) -> u64 {
         self.body.pending.len() + self.waiting.len() as u64
     }
 }

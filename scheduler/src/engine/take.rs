@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use gangsaw_core::apply::apply;
 use gangsaw_core::effect::{Effect, Reply, Step};
 use gangsaw_core::event::Event;
 use gangsaw_core::id::{Actor, LeaseId, NodeId, RequestId, Tenant};
@@ -22,7 +21,6 @@ use super::turn::{Batch, Leaving, Running};
 use super::{Answer, Hello, Message};
 use crate::clock::boot_ns;
 use crate::rpc::errors::Refusal;
-use crate::store::old;
 use crate::wire::grant;
 
 /// Placement rounds in one batch; the next batch goes on.
@@ -99,10 +97,7 @@ impl Running {
         let now_ns = boot_ns();
         for event in &step.events {
             self.desk.before(&self.state, event, now_ns);
-            if let Event::JobForgotten { job } = event {
-                batch.rows.extend(old::rows(&self.state, *job, self.now));
-            }
-            apply(&mut self.state, self.now.time, event);
+            batch.projection.fold(&mut self.state, self.now, event);
             batch.touched.extend(event.jobs());
         }
         batch.events.extend(step.events);

@@ -24,7 +24,7 @@ use crate::disk::DiskGuard;
 use crate::metrics::Metrics;
 use crate::rpc::errors::Refusal;
 use crate::store::contract::{AppendError, Store};
-use crate::store::sqlite::Row;
+use crate::store::project::Projection;
 use crate::wire::view::Now;
 
 /// Messages one batch takes: it bounds how long the first waits for the last.
@@ -80,7 +80,8 @@ pub(super) enum Leaving {
 #[derive(Default)]
 pub(super) struct Batch {
     pub(super) events: Vec<Event>,
-    pub(super) rows: Vec<Row>,
+    /// Which rows the events change.
+    pub(super) projection: Projection,
     pub(super) leaving: Vec<Leaving>,
     pub(super) reads: Vec<Read>,
     /// Index of each JobsSubmitted among the events, and when its request arrived.
@@ -217,9 +218,10 @@ impl Running {
             return Ok(());
         }
         let begun = Instant::now();
+        let rows = std::mem::take(&mut batch.projection).rows(&self.state, self.now);
         let mut tries = 0;
         loop {
-            match self.store.append(self.now.time, self.now.wall_ms, &batch.events, &batch.rows) {
+            match self.store.append(self.now.time, self.now.wall_ms, &batch.events, &rows) {
                 Ok(_) => break,
                 Err(AppendError::Full) if tries < FULL_TRIES => {
                     tries += 1;

@@ -9,14 +9,14 @@
 //! - Sequence numbers begin at 1 and have no gaps.
 //! - A store that is opened again folds to the state that wrote it.
 //!
-//! Elsewhere: a file on this machine is `sqlite`; what the rows mean is `old`.
+//! Elsewhere: a file on this machine is `sqlite`; what the rows mean is `rows`.
 
 use gangsaw_core::event::Event;
 use gangsaw_core::state::State;
 use gangsaw_core::time::Time;
 
 use super::history::{Filter, OldJob, OldTasks};
-use super::sqlite::Row;
+use super::rows::Row;
 
 /// Why a store or its tables refused, whichever they are.
 pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;

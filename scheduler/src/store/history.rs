@@ -3,6 +3,7 @@
 //! A job's rows are written in the transaction that forgets it, from the state that still has it. Whoever looks for
 //! an old job reads them; the log and its archives keep the whole story.
 
+use gangsaw_proto::jobs::v1::State;
 use rusqlite::{Connection, params};
 
 use super::contract::{Cause, History};
@@ -32,6 +33,16 @@ pub(crate) struct Filter {
     pub(crate) since_wall_ms: u64,
 }
 
+impl Filter {
+    /// Says whether jobs in the state of this name are wanted.
+    pub(crate) fn wants(&self, state: &str) -> bool {
+        let named = |number: &i32| {
+            State::try_from(*number).is_ok_and(|wanted| wanted.as_str_name().strip_prefix("STATE_") == Some(state))
+        };
+        self.states.is_empty() || self.states.iter().any(named)
+    }
+}
+
 impl History for Connection {
     fn jobs(&self, filter: &Filter, limit: usize) -> Result<Vec<OldJob>, Cause> {
         Ok(jobs(self, filter, limit)?)
@@ -47,7 +58,7 @@ impl History for Connection {
 }
 
 fn jobs(connection: &Connection, filter: &Filter, limit: usize) -> rusqlite::Result<Vec<OldJob>> {
-    let sql = "SELECT job_id, job, spec, state FROM job
+    let sql = "SELECT job_id, old_job.job, spec, state FROM old_job JOIN job USING (job_id)
                WHERE job_id < ?1 AND submitted_wall_ms >= ?2
                  AND (?3 = '' OR queue = ?3) AND (?4 = '' OR user = ?4) AND (?5 = '' OR name = ?5)
                ORDER BY job_id DESC";
@@ -58,8 +69,7 @@ fn jobs(connection: &Connection, filter: &Filter, limit: usize) -> rusqlite::Res
     let mut found = Vec::new();
     while found.len() < limit {
         let Some(row) = rows.next()? else { break };
-        let state: i32 = row.get(3)?;
-        if filter.states.is_empty() || filter.states.contains(&state) {
+        if filter.wants(row.get_ref(3)?.as_str()?) {
             found.push(OldJob { job_id: row.get::<_, i64>(0)?.cast_unsigned(), job: row.get(1)?, spec: row.get(2)? });
         }
     }
@@ -67,7 +77,7 @@ fn jobs(connection: &Connection, filter: &Filter, limit: usize) -> rusqlite::Res
 }
 
 fn job(connection: &Connection, job_id: u64) -> rusqlite::Result<Option<OldJob>> {
-    let mut statement = connection.prepare_cached("SELECT job, spec FROM job WHERE job_id = ?1")?;
+    let mut statement = connection.prepare_cached("SELECT job, spec FROM old_job WHERE job_id = ?1")?;
     let mut rows = statement.query([job_id.cast_signed()])?;
     rows.next()?.map(|row| Ok(OldJob { job_id, job: row.get(0)?, spec: row.get(1)? })).transpose()
 }
@@ -87,7 +97,7 @@ fn tasks(
     (element, rank): (u32, u32),
     limit: usize,
 ) -> rusqlite::Result<Vec<OldTasks>> {
-    let sql = "SELECT first, last, task FROM task
+    let sql = "SELECT first, last, task FROM old_task
                WHERE job_id = ?1 AND (last > ?2 OR (last = ?2 AND rank >= ?3)) ORDER BY first, rank LIMIT ?4";
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut statement = connection.prepare_cached(sql)?;

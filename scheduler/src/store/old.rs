@@ -5,7 +5,7 @@ use gangsaw_core::state::State;
 use gangsaw_proto::jobs::v1 as wire;
 use prost::Message;
 
-use super::sqlite::{JobRow, Row};
+use super::rows::{OldJobRow, Row};
 use crate::wire::view::{self, Now};
 
 /// Tasks that are rendered at once.
@@ -17,14 +17,8 @@ const RUNS_MAX: usize = 10_000;
 pub(crate) fn rows(state: &State, job_id: JobId, now: Now) -> Vec<Row> {
     let Some(held) = state.job(job_id) else { return Vec::new() };
     let job = view::job(state, held, now);
-    let submitted_wall_ms = now.wall_ms.saturating_sub(now.time.since(held.body.submitted_at).0);
-    let mut rows = vec![Row::Job(JobRow {
+    let mut rows = vec![Row::OldJob(OldJobRow {
         job_id: job_id.0,
-        submitted_wall_ms,
-        state: job.state,
-        queue: job.queue.clone(),
-        user: job.user.clone(),
-        name: job.name.clone(),
         job: job.encode_to_vec(),
         spec: view::shown_spec(held).encode_to_vec(),
     })];
@@ -51,5 +45,5 @@ fn continues(first: &wire::Task, last: u32, task: &wire::Task) -> bool {
 }
 
 fn row(job_id: JobId, (task, last): &(wire::Task, u32)) -> Row {
-    Row::Tasks { job_id: job_id.0, first: task.index, last: *last, rank: task.rank, task: task.encode_to_vec() }
+    Row::OldTasks { job_id: job_id.0, first: task.index, last: *last, rank: task.rank, task: task.encode_to_vec() }
 }

@@ -10,6 +10,8 @@
 //!
 //! Elsewhere: what the frames hold is `codec`, their checksums `frame`, moving old events out `keeper`.
 
+pub(crate) mod tables;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,27 +20,14 @@ use rusqlite::{Connection, OpenFlags, params};
 use super::contract::AppendError;
 use super::postgres::PgOpenError;
 use super::fail::{FailAt, FailMoment};
+use super::rows::Row;
 use super::wal::{self, Tail};
+use tables::{PROJECTED, SCHEMA};
 
-/// Version of the tables below. A file with another one is refused.
-const FORMAT: i64 = 1;
+/// Version of the tables in `tables`. A file with another one is refused.
+const FORMAT: i64 = 2;
 /// How long a transaction waits for the keeper's; each of the keeper's takes a few milliseconds.
 const BUSY_WAIT: Duration = Duration::from_secs(20);
-
-const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS batch (
-    first_seq INTEGER PRIMARY KEY, last_seq INTEGER NOT NULL, wall_ms INTEGER NOT NULL, frames BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS snapshot (
-    seq INTEGER NOT NULL, part INTEGER NOT NULL, count INTEGER NOT NULL, frames BLOB NOT NULL,
-    PRIMARY KEY (seq, part)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS job (
-    job_id INTEGER PRIMARY KEY, submitted_wall_ms INTEGER NOT NULL, state INTEGER NOT NULL,
-    queue TEXT NOT NULL, user TEXT NOT NULL, name TEXT NOT NULL, job BLOB NOT NULL, spec BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS task (
-    job_id INTEGER NOT NULL, first INTEGER NOT NULL, rank INTEGER NOT NULL, last INTEGER NOT NULL, task BLOB NOT NULL,
-    PRIMARY KEY (job_id, first, rank)) WITHOUT ROWID;
-";
 
 /// Why a database cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -83,39 +72,14 @@ pub enum OpenError {
     },
 }
 
-/// One row that history queries read; it replaces the row with the same key.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Row {
-    /// A job's summary, and what was asked for.
-    Job(JobRow),
-    /// Tasks of a job that look alike, of one rank.
-    Tasks { job_id: u64, first: u32, last: u32, rank: u32, task: Vec<u8> },
-}
-
-/// A job as history keeps it.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct JobRow {
-    pub(crate) job_id: u64,
-    pub(crate) submitted_wall_ms: u64,
-    /// Number of the job's state on the wire.
-    pub(crate) state: i32,
-    pub(crate) queue: String,
-    pub(crate) user: String,
-    pub(crate) name: String,
-    /// A `gangsaw.jobs.v1.Job`.
-    pub(crate) job: Vec<u8>,
-    /// A `gangsaw.jobs.v1.JobSpec`.
-    pub(crate) spec: Vec<u8>,
-}
-
 /// Frames that become durable together.
 #[derive(Debug, Default)]
-pub(crate) struct Batch {
+pub(crate) struct Batch<'a> {
     pub(crate) first_seq: u64,
     pub(crate) count: u64,
     pub(crate) wall_ms: u64,
     pub(crate) frames: Vec<u8>,
-    pub(crate) rows: Vec<Row>,
+    pub(crate) rows: &'a [Row],
 }
 
 /// The database file, locked for this process.
@@ -154,7 +118,8 @@ impl Database {
         let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'meta'";
         let made: i64 = self.connection.query_row(tables, [], |row| row.get(0)).map_err(wrap)?;
         if made == 0 {
-            let create = format!("BEGIN IMMEDIATE; {SCHEMA} INSERT INTO meta VALUES ('format', {FORMAT}); COMMIT");
+            let create =
+                format!("BEGIN IMMEDIATE; {SCHEMA} {PROJECTED} INSERT INTO meta VALUES ('format', {FORMAT}); COMMIT");
             return self.connection.execute_batch(&create).map_err(wrap);
         }
         let found = meta(&self.connection, "format").map_err(wrap)?.unwrap_or(0);
@@ -165,7 +130,7 @@ impl Database {
     }
 
     /// Makes `batch` durable: one transaction, one fsync.
-    pub(crate) fn append(&mut self, batch: &Batch) -> Result<(), AppendError> {
+    pub(crate) fn append(&mut self, batch: &Batch<'_>) -> Result<(), AppendError> {
         if self.latched {
             return Err(AppendError::LatchedBefore);
         }
@@ -191,7 +156,7 @@ impl Database {
         }
     }
 
-    fn transact(&mut self, batch: &Batch) -> rusqlite::Result<()> {
+    fn transact(&mut self, batch: &Batch<'_>) -> rusqlite::Result<()> {
         let done = write(&self.connection, batch);
         if done.is_err() && !self.connection.is_autocommit() {
             // A failed roll-back leaves the transaction open, which `append` takes for a latch.
@@ -201,7 +166,7 @@ impl Database {
     }
 }
 
-fn write(connection: &Connection, batch: &Batch) -> rusqlite::Result<()> {
+fn write(connection: &Connection, batch: &Batch<'_>) -> rusqlite::Result<()> {
     connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
     if batch.count > 0 {
         connection.prepare_cached("INSERT INTO batch VALUES (?1, ?2, ?3, ?4)")?.execute(params![
@@ -211,33 +176,10 @@ fn write(connection: &Connection, batch: &Batch) -> rusqlite::Result<()> {
             batch.frames,
         ])?;
     }
-    for row in &batch.rows {
-        write_row(connection, row)?;
+    for row in batch.rows {
+        tables::write(connection, row)?;
     }
     connection.prepare_cached("COMMIT")?.execute([])?;
-    Ok(())
-}
-
-fn write_row(connection: &Connection, row: &Row) -> rusqlite::Result<()> {
-    match row {
-        Row::Job(job) => {
-            let sql = "INSERT OR REPLACE INTO job VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
-            connection.prepare_cached(sql)?.execute(params![
-                job.job_id.cast_signed(),
-                job.submitted_wall_ms.cast_signed(),
-                job.state,
-                job.queue,
-                job.user,
-                job.name,
-                job.job,
-                job.spec,
-            ])?;
-        }
-        Row::Tasks { job_id, first, last, rank, task } => {
-            let sql = "INSERT OR REPLACE INTO task VALUES (?1, ?2, ?3, ?4, ?5)";
-            connection.prepare_cached(sql)?.execute(params![job_id.cast_signed(), first, rank, last, task])?;
-        }
-    }
     Ok(())
 }
 

@@ -45,6 +45,23 @@ pub(crate) fn state_word(state: ElementState) -> &'static str {
     }
 }
 
+/// Returns the word people read for a state.
+pub(crate) fn state_name(state: ElementState) -> &'static str {
+    match state {
+        ElementState::Pending => "PENDING",
+        ElementState::Held => "HELD",
+        ElementState::Starting => "STARTING",
+        ElementState::Running => "RUNNING",
+        ElementState::Completing => "COMPLETING",
+        ElementState::Completed => "COMPLETED",
+        ElementState::Failed => "FAILED",
+        ElementState::Cancelled => "CANCELLED",
+        ElementState::Timeout => "TIMEOUT",
+        ElementState::OutOfMemory => "OUT_OF_MEMORY",
+        ElementState::NodeFail => "NODE_FAIL",
+    }
+}
+
 /// Says whether elements in `state` have ended.
 pub(crate) fn is_ended(state: ElementState) -> bool {
     match state {

@@ -7,4 +7,5 @@ mod disk;
 mod door;
 mod kill;
 mod logs;
+mod rows;
 mod straight_path;

@@ -36,17 +36,25 @@ impl Both {
 
     /// Decides one input, folds it and appends what came of it.
     pub(crate) fn feed(&mut self, at: u64, input: Input) {
-        let events = self.fold(at, input);
-        self.store.append(Time(at), 1_000 + at, &events, &[]).unwrap();
+        let (events, rows) = self.fold(at, input);
+        self.store.append(Time(at), 1_000 + at, &events, &rows).unwrap();
     }
 
-    /// Decides one input and folds it.
-    pub(crate) fn fold(&mut self, at: u64, input: Input) -> Vec<Event> {
+    /// Decides one input and folds it; returns its events and the rows they change.
+    pub(crate) fn fold(&mut self, at: u64, input: Input) -> (Vec<Event>, Vec<Row>) {
         let (actor, request_id) = (Actor::new("ada").unwrap(), RequestId::new("r").unwrap());
         let request = Request { actor, tenant: Tenant::default(), request_id, input };
-        let step = decide(&self.state, Time(at), &request);
-        step.events.iter().for_each(|event| apply(&mut self.state, Time(at), event));
-        step.events
+        let events = decide(&self.state, Time(at), &request).events;
+        let rows = self.project(at, &events);
+        (events, rows)
+    }
+
+    /// Folds events and returns the rows they change.
+    pub(crate) fn project(&mut self, at: u64, events: &[Event]) -> Vec<Row> {
+        let now = crate::wire::view::Now { time: Time(at), wall_ms: 1_000 + at };
+        let mut projection = project::Projection::default();
+        events.iter().for_each(|event| projection.fold(&mut self.state, now, event));
+        projection.rows(&self.state, now)
     }
 
     /// Submits one job and appends what came of it.
@@ -114,12 +122,10 @@ pub(crate) fn a_forgotten_job_is_found_in_its_rows_with_its_tasks(ground: &dyn G
     let submit = Submit { key: IdempotencyKey::new("k").unwrap(), user: "ada".into(), jobs: vec![spec] };
     both.feed(5, Input::Submit(submit));
     both.feed(9, Input::Cancel { job: JobId(1), elements: None });
-    let now = crate::wire::view::Now { time: Time(20), wall_ms: 1_020 };
-    let rows = old::rows(&both.state, JobId(1), now);
+    let forgotten = [Event::JobForgotten { job: JobId(1) }];
+    let rows = both.project(20, &forgotten);
     assert!(rows.len() <= 3, "five thousand alike tasks are one row: {}", rows.len());
-    let forgotten = Event::JobForgotten { job: JobId(1) };
-    apply(&mut both.state, Time(20), &forgotten);
-    both.store.append(Time(20), 1_020, &[forgotten], &rows).unwrap();
+    both.store.append(Time(20), 1_020, &forgotten, &rows).unwrap();
     assert!(both.state.job(JobId(1)).is_none());
     drop(both.store);
     let (store, _) = ground.open(SNAPSHOT_EVERY);
