@@ -17,10 +17,21 @@ const LINE_MAX: usize = 64 << 10;
 /// One task's one stream in one attempt.
 type Source = (u32, u32, u32, i32);
 
+/// What is put before each line, so that a reader knows whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// Nothing: one task is read, byte by byte.
+    Not,
+    /// The task's index and rank: several tasks of one job are read.
+    Task,
+    /// The job's number too: several jobs are read.
+    Job(u64),
+}
+
 /// Shows log chunks.
 pub(crate) struct Show {
-    /// Put the task's name before each line.
-    named: bool,
+    /// What is put before each line.
+    named: Named,
     /// Bytes shown so far of each source.
     shown: BTreeMap<Source, u64>,
     /// Bytes still to skip after a restart.
@@ -30,9 +41,17 @@ pub(crate) struct Show {
 }
 
 impl Show {
-    /// `named`: several tasks are read.
-    pub(crate) fn new(named: bool) -> Show {
+    /// Nothing was shown yet.
+    pub(crate) fn new(named: Named) -> Show {
         Show { named, shown: BTreeMap::new(), skip: BTreeMap::new(), partial: BTreeMap::new() }
+    }
+
+    /// A task's name before its lines.
+    fn name(&self, (index, rank, _, _): Source) -> String {
+        match self.named {
+            Named::Not | Named::Task => format!("[{index}].{rank}"),
+            Named::Job(job) => format!("{job}[{index}].{rank}"),
+        }
     }
 
     /// Reading begins again from the start: what was shown is skipped.
@@ -45,9 +64,12 @@ impl Show {
         let source = (chunk.index, chunk.rank, chunk.attempt, chunk.stream);
         let (data, dropped) = self.unseen(source, chunk);
         if dropped > 0 {
-            crate::output::note(&format!("note: {dropped} bytes dropped of {}", name(source)));
+            crate::output::note(&format!("note: {dropped} bytes dropped of {}", self.name(source)));
         }
-        if self.named { self.lines(source, data) } else { write(source, data) }
+        match self.named {
+            Named::Not => write(source, data),
+            Named::Task | Named::Job(_) => self.lines(source, data),
+        }
     }
 
     /// What of a chunk was not shown before a restart: its bytes, and how many were dropped before them.
@@ -63,12 +85,13 @@ impl Show {
 
     /// Shows whole lines with the task's name.
     fn lines(&mut self, source: Source, data: &[u8]) -> Result<(), Failure> {
+        let name = self.name(source);
         let partial = self.partial.entry(source).or_default();
         let mut out = Vec::new();
         for piece in data.split_inclusive(|byte| *byte == b'\n') {
             partial.extend_from_slice(piece);
             if partial.ends_with(b"\n") || partial.len() >= LINE_MAX {
-                out.extend_from_slice(format!("{}: ", name(source)).as_bytes());
+                out.extend_from_slice(format!("{name}: ").as_bytes());
                 out.append(partial);
                 if !out.ends_with(b"\n") {
                     out.push(b'\n');
@@ -82,7 +105,7 @@ impl Show {
     fn finish(&mut self) -> Result<(), Failure> {
         for (source, mut line) in std::mem::take(&mut self.partial) {
             if !line.is_empty() {
-                let mut out = format!("{}: ", name(source)).into_bytes();
+                let mut out = format!("{}: ", self.name(source)).into_bytes();
                 out.append(&mut line);
                 out.push(b'\n');
                 write(source, &out)?;
@@ -90,11 +113,6 @@ impl Show {
         }
         Ok(())
     }
-}
-
-/// A task's name before its lines.
-fn name((index, rank, _, _): Source) -> String {
-    format!("[{index}].{rank}")
 }
 
 /// Writes to the stream of the same kind.
@@ -110,7 +128,7 @@ fn write((_, _, _, stream): Source, data: &[u8]) -> Result<(), Failure> {
 }
 
 /// Reads what was asked for to its end.
-pub(crate) async fn follow(client: &mut Client, request: &ReadLogsRequest, named: bool) -> Result<(), Failure> {
+pub(crate) async fn follow(client: &mut Client, request: &ReadLogsRequest, named: Named) -> Result<(), Failure> {
     let mut show = Show::new(named);
     let mut patience = Patience::new();
     loop {
@@ -167,7 +185,7 @@ mod tests {
             data: text.as_bytes().to_vec(),
             dropped_bytes,
         };
-        let mut show = Show::new(false);
+        let mut show = Show::new(Named::Not);
         assert_eq!(show.unseen(source, &chunk("hello ", 0)), (b"hello ".as_slice(), 0));
         assert_eq!(show.unseen(source, &chunk("wor", 7)), (b"wor".as_slice(), 7));
         show.again();

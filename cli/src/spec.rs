@@ -14,6 +14,7 @@ pub(crate) mod jobs;
 pub(crate) mod read;
 pub(crate) mod render;
 pub(crate) mod script;
+pub(crate) mod sweep;
 pub(crate) mod toml_file;
 pub(crate) mod tree;
 pub(crate) mod units;
@@ -59,6 +60,8 @@ pub(crate) struct Pieces<'a> {
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) specs: Vec<JobSpec>,
+    /// For each job what a sweep chose for it; null when nothing is swept.
+    pub(crate) chosen: Vec<serde_json::Value>,
     sources: Sources,
     trees: Vec<Tree>,
 }
@@ -73,13 +76,19 @@ pub(crate) struct Rejected {
 impl Loaded {
     /// The scheduler's faults, each in its place.
     pub(crate) fn rejected(self, found: &SubmitFaults) -> Rejected {
-        let faults = found.faults.iter().map(|fault| Fault {
-            reason: fault.reason.clone(),
-            span: self.trees.get(fault.job as usize).map(|tree| tree.place(&fault.path)),
-            message: fault.message.clone(),
-            hint: fault.hint.clone(),
-        });
-        let faults = faults.collect();
+        let mut faults = Vec::new();
+        for fault in &found.faults {
+            let fault = Fault {
+                reason: fault.reason.clone(),
+                span: self.trees.get(fault.job as usize).map(|tree| tree.place(&fault.path)),
+                message: fault.message.clone(),
+                hint: fault.hint.clone(),
+            };
+            // What jobs of one sweep share is told once.
+            if !faults.contains(&fault) {
+                faults.push(fault);
+            }
+        }
         Rejected { sources: self.sources, faults }
     }
 }
@@ -89,24 +98,42 @@ pub(crate) fn load(pieces: &Pieces<'_>) -> Result<Loaded, Rejected> {
     let mut sources = Sources::default();
     let mut faults = Vec::new();
     let read = trees(pieces, &mut sources, &mut faults);
-    let Some((mut trees, from_list)) = read else { return Err(Rejected { sources, faults }) };
+    let Some((read, from_list)) = read else { return Err(Rejected { sources, faults }) };
     let over = overlays(pieces, &mut sources, &mut faults);
     let export = pieces.flags.export.clone();
     let mut r = Reader { faults };
-    let names = jobs::names(&trees, from_list);
-    let mut specs = Vec::new();
-    for (tree, export_of_file) in &mut trees {
-        lay(tree, pieces, &mut sources, &over);
-        let around = job::Surroundings { folder: pieces.folder, names: &names };
-        let mut spec = job::read(&mut r, tree, &around);
-        spec.alias = if from_list { spec.name.clone() } else { String::new() };
-        let which = export.clone().or_else(|| export_of_file.clone());
-        spec.exported_env = exported(&mut r, which.as_deref(), tree, pieces.environment);
-        specs.push(spec);
+    let names = jobs::names(&read, from_list);
+    let (mut specs, mut chosen, mut trees) = (Vec::new(), Vec::new(), Vec::new());
+    for (mut tree, export_of_file) in read {
+        lay(&mut tree, pieces, &mut sources, &over);
+        let which = export.clone().or(export_of_file);
+        let inherited = exported(&mut r, which.as_deref(), &tree, pieces.environment);
+        for point in sweep::expand(&mut r, tree, &sources, from_list) {
+            let around = job::Surroundings { folder: pieces.folder, names: &names };
+            let known = r.faults.len();
+            let mut spec = job::read(&mut r, &point.tree, &around);
+            once(&mut r.faults, known);
+            spec.alias = if from_list { spec.name.clone() } else { String::new() };
+            spec.exported_env = inherited.clone();
+            specs.push(spec);
+            chosen.push(job::chosen(&mut r, &point.chosen));
+            trees.push(point.tree);
+        }
     }
-    let trees: Vec<Tree> = trees.into_iter().map(|(tree, _)| tree).collect();
     jobs::check(&mut r, &trees, &specs, from_list);
-    if r.faults.is_empty() { Ok(Loaded { specs, sources, trees }) } else { Err(Rejected { sources, faults: r.faults }) }
+    if !r.faults.is_empty() {
+        return Err(Rejected { sources, faults: r.faults });
+    }
+    Ok(Loaded { specs, chosen, sources, trees })
+}
+
+/// Drops faults after the first `known` that were found before: the jobs of one sweep share most of their spec.
+fn once(faults: &mut Vec<Fault>, known: usize) {
+    for fault in faults.split_off(known) {
+        if !faults.contains(&fault) {
+            faults.push(fault);
+        }
+    }
 }
 
 /// The jobs' own trees, each with what its file exports, and whether they come from a `jobs:` list.

@@ -132,6 +132,13 @@ pub(crate) fn task(task: &Task) -> Value {
     })
 }
 
+/// Labels on one line, harmless to a terminal: `lr=1e-4 seed=1`.
+pub(crate) fn labels(labels: &std::collections::HashMap<String, String>) -> String {
+    let ordered: std::collections::BTreeMap<_, _> = labels.iter().collect();
+    let pairs: Vec<String> = ordered.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    crate::spec::read::harmless(&pairs.join(" "))
+}
+
 /// A map of the wire in the order of its keys.
 pub(crate) fn sorted<V: Clone + Into<Value>>(map: &std::collections::HashMap<String, V>) -> Value {
     let ordered: std::collections::BTreeMap<_, _> = map.iter().collect();

@@ -18,6 +18,7 @@ pub use next::{INFRA_STARTS_MAX, NODE_EXCLUDED_FOR, REQUEUE_WAIT, REQUEUES_MAX};
 pub use submit::{KEY_KEPT, QUEUES_MAX, SUBMIT_JOBS_MAX};
 pub use tick::{JOB_KEPT, JOBS_ENDED_MAX};
 
+use crate::access::Standing;
 use crate::effect::{Effect, Refusal, RefusalKind, Reply, Step};
 use crate::event::By;
 use crate::id::JobId;
@@ -76,12 +77,32 @@ impl Decider<'_> {
         self.answer(Reply::Refused(Refusal { kind, reason, message, hint: hint.to_owned() }))
     }
 
-    /// Returns a job of the request's tenant. Another tenant's job is as unknown as one that never was.
+    /// Returns a job that the request may change. Beyond its tenant a job is as unknown as one that never was.
     fn job(&self, id: JobId) -> Result<&Job, Step> {
-        let job = self.state.jobs.get(&id).filter(|job| job.body.tenant == self.request.tenant);
-        job.ok_or_else(|| {
-            let message = format!("there is no job {id}");
-            self.refuse(RefusalKind::NotFound, "unknown-job", message, "`gangsaw ps --all` lists jobs")
-        })
+        let (job, standing) = self.standing(id);
+        match (job, standing) {
+            (Some(job), Standing::Within) => Ok(job),
+            (Some(job), Standing::AnotherPersons) => {
+                let message = format!("job {id} was submitted by {}", job.body.actor);
+                let hint = "ask its submitter, or somebody with the operator role";
+                Err(self.refuse(RefusalKind::Denied, "not-your-job", message, hint))
+            }
+            (Some(_), Standing::Unknown) | (None, _) => {
+                let message = format!("there is no job {id}");
+                Err(self.refuse(RefusalKind::NotFound, "unknown-job", message, "`gangsaw ps --all` lists jobs"))
+            }
+        }
+    }
+
+    /// Returns a job that the request may name, whoever of its tenant submitted it.
+    fn known_job(&self, id: JobId) -> Option<&Job> {
+        let (job, standing) = self.standing(id);
+        job.filter(|_| standing != Standing::Unknown)
+    }
+
+    fn standing(&self, id: JobId) -> (Option<&Job>, Standing) {
+        let Some(job) = self.state.jobs.get(&id) else { return (None, Standing::Unknown) };
+        let (caller, owner) = ((&self.request.tenant, &self.request.actor), (&job.body.tenant, &job.body.actor));
+        (Some(job), self.request.reach.covers(caller, owner))
     }
 }

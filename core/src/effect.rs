@@ -191,6 +191,8 @@ pub enum RefusalKind {
     AlreadyExists,
     /// FAILED_PRECONDITION.
     Precondition,
+    /// PERMISSION_DENIED.
+    Denied,
     /// RESOURCE_EXHAUSTED.
     Exhausted,
 }

@@ -146,6 +146,11 @@ impl JobName {
 }
 
 impl Actor {
+    /// Returns an operating system user who has no name.
+    pub fn of_user(uid: u32) -> Self {
+        Self(format!("uid-{uid}").into())
+    }
+
     /// Returns the scheduler itself, for what nobody asked for.
     pub(crate) fn scheduler() -> Self {
         Self("scheduler".into())

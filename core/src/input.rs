@@ -1,5 +1,6 @@
 //! Inputs: everything that comes from outside, as data. `decide` says what each means.
 
+use crate::access::Reach;
 use crate::id::{Actor, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, RequestId, Tenant};
 use crate::job::record::Exit;
 use crate::job::spec::JobSpec;
@@ -15,6 +16,8 @@ pub struct Request {
     pub actor: Actor,
     /// Whose jobs and queues are meant.
     pub tenant: Tenant,
+    /// Whose jobs it may touch.
+    pub reach: Reach,
     /// Which request; the reply carries it.
     pub request_id: RequestId,
     /// What is asked.

@@ -12,6 +12,7 @@
 //!
 //! Everything that a decision reads is in the state, and the state changes only by events.
 
+pub mod access;
 pub mod agent;
 pub mod apply;
 pub mod check;

@@ -25,8 +25,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use gangsaw_core::effect::Reply;
-use gangsaw_core::id::{Actor, NodeId, RequestId, Tenant};
-use gangsaw_core::input::{Input, Request};
+use gangsaw_core::id::NodeId;
+use gangsaw_core::input::Request;
 use tokio::sync::oneshot;
 
 pub(crate) use desk::View;
@@ -117,9 +117,8 @@ impl Engine {
     }
 
     /// Feeds one input and returns the answer once it is durable.
-    pub(crate) async fn ask(&self, actor: Actor, request_id: RequestId, input: Input) -> Answer {
+    pub(crate) async fn ask(&self, request: Request) -> Answer {
         let (answer, answered) = oneshot::channel();
-        let request = Request { actor, tenant: Tenant::default(), request_id, input };
         self.send(Message::Ask { request, answer, arrived_ns: boot_ns() })?;
         answered.await.map_err(|_| Refusal::stopping())?
     }

@@ -20,10 +20,9 @@ use crate::engine::{Engine, View};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::rpc::admin::Admin;
-use crate::rpc::auth;
+use crate::rpc::auth::{self, Gate};
 use crate::rpc::jobs::Jobs;
 use crate::rpc::node::Nodes;
-use crate::token::Token;
 use crate::wire::terms;
 
 /// Largest message from a client or a node; a Submit is bounded further, with a better sentence.
@@ -45,7 +44,7 @@ pub(crate) struct Served {
     pub(crate) engine: Engine,
     pub(crate) logs: Logs,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) token: Arc<Token>,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) stop: CancellationToken,
     pub(crate) readers: TaskTracker,
     pub(crate) started_wall_ms: u64,
@@ -83,11 +82,11 @@ pub(crate) fn routes(served: Served) -> Routes {
     if let Ok(reflection) = reflection {
         grpc.add_service(reflection);
     }
-    let token = Arc::clone(&served.token);
+    let gate = Arc::clone(&served.gate);
     let web =
         Router::new().route("/metrics", get(metrics)).with_state(served).route("/healthz", get(|| async { "ok\n" }));
     let all = grpc.routes().prepare().into_axum_router().merge(web);
-    Routes::from(all.layer(axum::middleware::from_fn_with_state(token, auth::admit)))
+    Routes::from(all.layer(axum::middleware::from_fn_with_state(gate, auth::admit)))
 }
 
 /// Answers a scrape: what is counted as it happens, and what is counted now.

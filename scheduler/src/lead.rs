@@ -142,13 +142,8 @@ impl Candidate {
     /// Reads the leader's row, and notes when it changed.
     async fn look(&mut self, client: &Client) -> Result<(), PgOpenError> {
         let row = client.query_one("SELECT epoch, holder, lock, renewed, address FROM leader", &[]).await?;
-        let seen = Seen {
-            epoch: row.get(0),
-            holder: row.get(1),
-            lock: row.get(2),
-            renewed: row.get(3),
-            address: row.get(4),
-        };
+        let seen =
+            Seen { epoch: row.get(0), holder: row.get(1), lock: row.get(2), renewed: row.get(3), address: row.get(4) };
         if seen != self.seen {
             (self.seen, self.seen_ns) = (seen, boot_ns());
         }

@@ -26,7 +26,7 @@ pub use engine::EngineError;
 pub use serve::serve;
 pub use store::contract::AppendError;
 pub use store::fail::{FailAt, FailMoment};
-pub use store::read_log;
 pub use store::postgres::PgOpenError;
+pub use store::read_log;
 pub use store::sqlite::OpenError;
 pub use token::{Token, credentials_folder};

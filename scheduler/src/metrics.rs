@@ -34,6 +34,8 @@ pub(crate) struct Metrics {
     pub(crate) submit_to_durable: Histogram,
     /// Inputs refused, by why.
     pub(crate) inputs_refused: Family<Label, Counter>,
+    /// Calls denied, by why.
+    pub(crate) denied: Family<Label, Counter>,
     /// One while growth is refused for lack of disk.
     pub(crate) disk_full: Gauge,
     /// Snapshots handed to the keeper.
@@ -68,6 +70,7 @@ impl Metrics {
             append: seconds(),
             submit_to_durable: seconds(),
             inputs_refused: Family::default(),
+            denied: Family::default(),
             disk_full: Gauge::default(),
             snapshots: Counter::default(),
             cluster_time: Gauge::default(),
@@ -87,6 +90,7 @@ impl Metrics {
             submit,
         );
         registry.register("inputs_refused", "Inputs refused", metrics.inputs_refused.clone());
+        registry.register("denied", "Calls denied", metrics.denied.clone());
         registry.register("disk_full", "One while growth is refused for lack of disk", metrics.disk_full.clone());
         registry.register("snapshots", "Snapshots handed to the keeper", metrics.snapshots.clone());
         let time = metrics.cluster_time.clone();

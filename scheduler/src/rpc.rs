@@ -3,11 +3,12 @@
 //! Generated types stop here. Each service copies a message field by field into the core's plain types, gives the
 //! engine one input, and copies the answer back; it decides nothing.
 //!
-//! Elsewhere: who may call is `rules` and `auth`; every refusal becomes a status in `errors` and nowhere else.
+//! Elsewhere: who may call is `rules` and `auth`, who calls is `caller`; every refusal becomes a status in `errors` and nowhere else.
 
 pub(crate) mod admin;
 pub(crate) mod ask;
 pub(crate) mod auth;
+pub(crate) mod caller;
 pub(crate) mod errors;
 pub(crate) mod facts;
 pub(crate) mod jobs;

@@ -26,6 +26,8 @@ use crate::http::{self, Served};
 use crate::lead::Candidate;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
+use crate::rpc::auth::Gate;
+use crate::rpc::caller::Person;
 use crate::store::contract::{AppendError, Store};
 use crate::store::sqlite::OpenError;
 use crate::store::{Loaded, SqliteStore};
@@ -38,9 +40,9 @@ const HAND_OVER_WAIT: Duration = Duration::from_millis(200);
 
 /// What stays over every turn of leading and standing by.
 struct Ground {
-    config: Config,
+    state_dir: PathBuf,
     folder: PathBuf,
-    token: Arc<Token>,
+    token: Token,
     listener: std::net::TcpListener,
     address: SocketAddr,
 }
@@ -49,7 +51,7 @@ struct Ground {
 ///
 /// # Errors
 /// Why the scheduler did not start, or ended by itself; [`ServeError::exit_code`] says how the process should end.
-pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), ServeError> {
+pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), ServeError> {
     if !config.listen.ip().is_loopback() {
         return Err(ServeError::InsecureBind(config.listen));
     }
@@ -58,15 +60,15 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), ServeE
     token::make_private_folder(&folder).map_err(unusable)?;
     let Some(url) = config.store.clone() else {
         let (store, loaded) = SqliteStore::open(&folder, config.fail_at)?;
-        let mut ground = Ground::prepare(config, folder)?;
+        let ground = Ground::prepare(&config, folder)?;
         let parts = ground.parts(Box::new(store), loaded)?;
-        ground.announce()?;
+        ground.announce(&mut config)?;
         return ground.lead(parts, stop, CLOSING_WAIT).await;
     };
-    let mut ground = Ground::prepare(config, folder)?;
-    ground.announce()?;
+    let ground = Ground::prepare(&config, folder)?;
+    ground.announce(&mut config)?;
     loop {
-        let candidate = Candidate::new(&url, ground.address.to_string(), ground.config.fail_at).map_err(OpenError::from)?;
+        let candidate = Candidate::new(&url, ground.address.to_string(), config.fail_at).map_err(OpenError::from)?;
         let Some(lead) = standby::stand_by(ground.listener()?, candidate, &stop).await? else { return Ok(()) };
         tracing::info!(seq = lead.store.last_seq(), "leading");
         let parts = ground.parts(Box::new(lead.store), lead.loaded)?;
@@ -81,14 +83,14 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<(), ServeE
 }
 
 impl Ground {
-    fn prepare(config: Config, folder: PathBuf) -> Result<Ground, ServeError> {
+    fn prepare(config: &Config, folder: PathBuf) -> Result<Ground, ServeError> {
         let unusable = |source| ServeError::StateFolder { path: folder.clone(), source };
-        let token = Arc::new(Token::of_folder(&folder).map_err(unusable)?);
+        let token = Token::of_folder(&folder).map_err(unusable)?;
         let cannot = |source| ServeError::Bind { address: config.listen, source };
         let listener = std::net::TcpListener::bind(config.listen).map_err(cannot)?;
         listener.set_nonblocking(true).map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
-        Ok(Ground { config, folder, token, listener, address })
+        Ok(Ground { state_dir: config.state_dir.clone(), folder, token, listener, address })
     }
 
     /// Returns the listening socket once more: whoever comes while nobody accepts waits for the next who does.
@@ -98,8 +100,8 @@ impl Ground {
     }
 
     fn parts(&self, store: Box<dyn Store>, loaded: Loaded) -> Result<Parts, ServeError> {
-        let unusable = |source| ServeError::StateFolder { path: self.config.state_dir.clone(), source };
-        let disk = DiskGuard::open(&self.config.state_dir).map_err(unusable)?;
+        let unusable = |source| ServeError::StateFolder { path: self.state_dir.clone(), source };
+        let disk = DiskGuard::open(&self.state_dir).map_err(unusable)?;
         let metrics = Arc::new(Metrics::new());
         Ok(Parts { store, loaded, disk, metrics, refused_inputs: self.folder.join("refused-inputs") })
     }
@@ -116,8 +118,11 @@ impl Ground {
         let served = Served {
             engine: engine.clone(),
             logs,
+            gate: Arc::new(Gate {
+                folder: (self.token.clone(), Person::of_this_process()),
+                metrics: Arc::clone(&metrics),
+            }),
             metrics,
-            token: Arc::clone(&self.token),
             stop: stop.clone(),
             readers: readers.clone(),
             started_wall_ms: wall_ms(),
@@ -131,16 +136,16 @@ impl Ground {
     }
 
     /// Leaves address and token where clients look, and tells whoever started this.
-    fn announce(&mut self) -> Result<(), ServeError> {
+    fn announce(&self, config: &mut Config) -> Result<(), ServeError> {
         let path = self.folder.join("address");
         token::write_private(&path, self.address.to_string().as_bytes())
             .map_err(|source| ServeError::StateFolder { path, source })?;
-        if let Some(credentials) = &self.config.credentials {
+        if let Some(credentials) = &config.credentials {
             token::leave_credentials(credentials, self.address, &self.token)
                 .map_err(|source| ServeError::StateFolder { path: credentials.clone(), source })?;
         }
         tracing::info!(address = %self.address, "serving");
-        if let Some(ready) = self.config.ready.take() {
+        if let Some(ready) = config.ready.take() {
             ready(self.address);
         }
         Ok(())

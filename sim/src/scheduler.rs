@@ -11,6 +11,7 @@ mod perform;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use gangsaw_core::access::Reach;
 use gangsaw_core::apply::{apply, snapshot_events};
 use gangsaw_core::decide::decide;
 use gangsaw_core::effect::{Effect, Refusal, RefusalKind, Reply};
@@ -89,6 +90,7 @@ pub(crate) fn request(number: u64, actor: &str, input: Input) -> Option<Request>
     Some(Request {
         actor: Actor::new(actor).ok()?,
         tenant: Tenant::default(),
+        reach: Reach::Tenant,
         request_id: RequestId::new(&number.to_string()).ok()?,
         input,
     })

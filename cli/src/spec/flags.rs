@@ -41,6 +41,10 @@ pub(crate) struct JobFlags {
     /// Indices of a job array, such as 0-99%10
     #[arg(long, value_name = "INDICES", allow_hyphen_values = true, help_heading = "Job")]
     array: Option<String>,
+    /// One job for each value, and for each combination when repeated: `{NAME}` in the command, the recipe's
+    /// setting NAME, GANGSAW_SWEEP_NAME
+    #[arg(long, value_name = "NAME=A,B,…", help_heading = "Job")]
+    sweep: Vec<String>,
     /// Ranks that start together or not at all
     #[arg(long, value_name = "N", allow_hyphen_values = true, help_heading = "Job")]
     replicas: Option<String>,
@@ -186,6 +190,7 @@ impl JobFlags {
         self.lists(line, &mut tree);
         pairs(&self.env, "--env", "env", line, &mut tree, faults);
         pairs(&self.labels, "--label", "labels", line, &mut tree, faults);
+        sweeps(&self.sweep, line, &mut tree, faults);
         tree
     }
 
@@ -241,4 +246,58 @@ fn pairs(values: &[String], flag: &str, path: &str, line: &Line<'_>, tree: &mut 
         }
     }
     tree.set(path, Tree { value: Value::Map(map), span: line.value(flag, 0) });
+}
+
+/// `--sweep NAME=A,B` flags as a map of lists.
+fn sweeps(values: &[String], line: &Line<'_>, tree: &mut Tree, faults: &mut Vec<Fault>) {
+    if values.is_empty() {
+        return;
+    }
+    let mut map: Vec<(Key, Tree)> = Vec::new();
+    for (nth, text) in values.iter().enumerate() {
+        let span = line.value("--sweep", nth);
+        // Each part has its own place, unless quotes moved it.
+        let exact = span.range.len() == text.len();
+        let place = |range: Range<usize>| Span {
+            source: span.source,
+            range: if exact {
+                span.range.start + range.start..span.range.start + range.end
+            } else {
+                span.range.clone()
+            },
+        };
+        let fault = |message: String, hint: &str| Fault {
+            reason: "bad-value".into(),
+            span: Some(span.clone()),
+            message,
+            hint: hint.into(),
+        };
+        let Some((key, list)) = text.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+            let message = format!("`--sweep {}` lists no values", shown(text));
+            faults.push(fault(message, "write `--sweep NAME=VALUE,VALUE`"));
+            continue;
+        };
+        if map.iter().any(|(known, _)| known.text == key) {
+            let message = format!("`{}` is swept over twice", shown(key));
+            faults.push(fault(message, "list all its values once: `--sweep NAME=VALUE,VALUE`"));
+            continue;
+        }
+        let mut at = key.len() + 1;
+        let mut items = Vec::new();
+        for item in list.split(',') {
+            items.push(plain(item, place(at..at + item.len())));
+            at += item.len() + 1;
+        }
+        let key = Key { text: key.to_owned(), span: place(0..key.len()) };
+        map.push((key, Tree { value: Value::List(items), span: span.clone() }));
+    }
+    tree.set("sweep", Tree { value: Value::Map(map), span: line.value("--sweep", 0) });
+}
+
+/// A value of a flag as a file would have it: a number, true or false, or text.
+fn plain(text: &str, span: Span) -> Tree {
+    match text.parse::<bool>() {
+        Ok(value) => Tree { value: Value::Bool(value), span },
+        Err(_) => number(text, span),
+    }
 }

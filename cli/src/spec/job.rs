@@ -12,7 +12,7 @@ use gangsaw_proto::jobs::v1::{Argv, Dependency, JobSpec, OnDisconnect, Recipe, R
 
 use super::demand;
 use super::read::{Reader, items, shown};
-use super::tree::{Tree, Value};
+use super::tree::{Key, Tree, Value};
 use super::units;
 
 /// Every key of a job.
@@ -39,6 +39,7 @@ pub(crate) const KEYS: &[&str] = &[
     "stop_after",
     "requeue_on",
     "hold",
+    "sweep",
 ];
 
 /// Characters a name may have; the scheduler holds the same limit.
@@ -205,6 +206,13 @@ fn json(r: &mut Reader, tree: &Tree) -> Option<serde_json::Value> {
             serde_json::Value::Object(fields.collect())
         }
     })
+}
+
+/// What a sweep chose for a job, as programs read it; null when nothing is swept.
+pub(crate) fn chosen(r: &mut Reader, chosen: &[(Key, Tree)]) -> serde_json::Value {
+    let fields = chosen.iter().filter_map(|(key, value)| Some((key.text.clone(), json(r, value)?)));
+    let fields: serde_json::Map<_, _> = fields.collect();
+    if fields.is_empty() { serde_json::Value::Null } else { fields.into() }
 }
 
 /// How many: array, replicas, and how ranks find each other.

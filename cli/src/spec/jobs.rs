@@ -11,7 +11,7 @@ use super::read::{Reader, shown};
 use super::tree::{Tree, Value};
 
 /// Jobs that may be stored together; the scheduler holds the same limit.
-const JOBS_MAX: usize = 1024;
+pub(crate) const JOBS_MAX: usize = 1024;
 
 /// Splits a file into its jobs, and says whether they came from a `jobs:` list.
 pub(crate) fn split(r: &mut Reader, mut root: Tree) -> Option<(Vec<Tree>, bool)> {

@@ -10,7 +10,12 @@ use gangsaw_proto::jobs::v1::job_spec::Work;
 use super::*;
 
 /// Loads a file of `text` with flags, as `gangsaw submit FILE FLAGS` would.
-fn load_with(name: &str, text: &str, args: &[&str], environment: &[(&str, &str)]) -> Result<Loaded, Rejected> {
+pub(super) fn load_with(
+    name: &str,
+    text: &str,
+    args: &[&str],
+    environment: &[(&str, &str)],
+) -> Result<Loaded, Rejected> {
     #[derive(clap::Parser)]
     struct Flags {
         #[command(flatten)]
@@ -56,14 +61,14 @@ fn load_with(name: &str, text: &str, args: &[&str], environment: &[(&str, &str)]
     }
 }
 
-fn good(name: &str, text: &str) -> Vec<JobSpec> {
+pub(super) fn good(name: &str, text: &str) -> Vec<JobSpec> {
     match load_with(name, text, &[], &[]) {
         Ok(loaded) => loaded.specs,
         Err(rejected) => panic!("{}", render::render(&rejected.sources, &rejected.faults, false)),
     }
 }
 
-fn bad(name: &str, text: &str, args: &[&str], wanted: &Expect) {
+pub(super) fn bad(name: &str, text: &str, args: &[&str], wanted: &Expect) {
     let rejected = load_with(name, text, args, &[]).unwrap_err();
     wanted.assert_eq(&render::render(&rejected.sources, &rejected.faults, false));
 }

@@ -4,7 +4,7 @@ use gangsaw_proto::jobs::v1::{GetJobRequest, ReadLogsRequest, Stream};
 
 use super::ps;
 use crate::fail::Failure;
-use crate::follow::follow;
+use crate::follow::{Named, follow};
 use crate::selector::Selection;
 use crate::session::Session;
 
@@ -59,6 +59,7 @@ pub(crate) async fn run(session: &Session, args: &Args) -> Result<u8, Failure> {
         tail_lines: args.tail,
         since,
     };
-    follow(&mut client, &request, chosen > 1 || ranks > 1).await?;
+    let named = if chosen > 1 || ranks > 1 { Named::Task } else { Named::Not };
+    follow(&mut client, &request, named).await?;
     Ok(0)
 }

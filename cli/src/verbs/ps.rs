@@ -132,12 +132,18 @@ pub(crate) fn job(job: &Job) -> Value {
 
 /// A table of jobs.
 fn rows(jobs: &[Job]) -> comfy_table::Table {
-    let mut table = table(&["JOB", "NAME", "STATE", "QUEUE", "USER", "DEVICE", "ELEMENTS", "TIME", "WHY"]);
+    let mut columns = vec!["JOB", "NAME", "STATE", "QUEUE", "USER", "DEVICE", "ELEMENTS", "TIME", "WHY"];
+    // What tells the jobs of a sweep apart; nothing to see otherwise.
+    let labelled = jobs.iter().any(|job| !job.labels.is_empty());
+    if labelled {
+        columns.insert(2, "LABELS");
+    }
+    let mut table = table(&columns);
     for job in jobs {
         let until = job.ended_at.unwrap_or_else(words::now);
         let ran = words::between(job.started_at, Some(until)).map(units::short_duration).unwrap_or_default();
         let why = job.reasons.first().map(|reason| reason.message.clone()).unwrap_or_default();
-        table.add_row([
+        let mut row = vec![
             job.job_id.to_string(),
             job.name.clone(),
             words::state(job.state()).to_owned(),
@@ -147,7 +153,11 @@ fn rows(jobs: &[Job]) -> comfy_table::Table {
             elements(job),
             ran,
             why,
-        ]);
+        ];
+        if labelled {
+            row.insert(2, words::labels(&job.labels));
+        }
+        table.add_row(row);
     }
     table
 }

@@ -34,6 +34,9 @@ struct Set {
     /// GPUs that may be held
     #[arg(long, value_name = "N|none", value_parser = limit)]
     gpus_max: Option<u64>,
+    /// Whose queue; by default, your own tenant's
+    #[arg(long, value_name = "TENANT")]
+    tenant: Option<String>,
 }
 
 /// A limit; the largest number stands for none.
@@ -67,6 +70,7 @@ pub(crate) async fn run(session: &Session, args: &Args) -> Result<u8, Failure> {
                 running_max: set.max_running,
                 queued_max: set.max_queued,
                 gpus_max: set.gpus_max,
+                tenant: set.tenant.unwrap_or_default(),
             };
             client.admin.set_queue(request).await.map_err(|status| client.refused(&status))?;
             let name = set.queue;

@@ -9,7 +9,7 @@ use super::submit;
 use crate::client::Client;
 use crate::ending;
 use crate::fail::Failure;
-use crate::follow::follow;
+use crate::follow::{Named, follow};
 use crate::output::note;
 use crate::selector::Selection;
 use crate::session::Session;
@@ -49,10 +49,15 @@ async fn watch_all(client: Client, stored: &submit::Stored) -> Result<u8, Failur
     let mut highest = 0;
     for id in &stored.job_ids {
         let select = Selection { job_id: *id, elements: Vec::new(), rank: None };
+        let named = match (stored.single, stored.job_ids.len()) {
+            (true, _) => Named::Not,
+            (false, 1) => Named::Task,
+            (false, _) => Named::Job(*id),
+        };
         let request = ReadLogsRequest { select: Some(select.wire()), follow: true, ..ReadLogsRequest::default() };
         let (mut reader, mut watcher) = (client.clone(), client.clone());
         let (shown, ended) =
-            tokio::join!(follow(&mut reader, &request, !stored.single), ending::wait(&mut watcher, &select, |_| ()));
+            tokio::join!(follow(&mut reader, &request, named), ending::wait(&mut watcher, &select, |_| ()));
         let ended = ended?;
         // Output that could not be shown changes nothing about how the job ended.
         if let Err(failure @ (Failure::Plain(_) | Failure::Rendered { .. })) = shown {

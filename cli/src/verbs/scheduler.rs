@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7461")]
     listen: SocketAddr,
+    /// The database of several schedulers, postgres://USER@HOST/DATABASE; default a file in the state folder
+    #[arg(long, value_name = "URL", env = "GANGSAW_STORE", hide_env_values = true)]
+    store: Option<String>,
     /// The process this one ends with
     #[arg(long, hide = true, value_name = "PID")]
     die_with_parent: Option<u32>,
@@ -33,6 +36,7 @@ pub(crate) async fn run(format: Format, args: &Args) -> Result<u8, Failure> {
     let state = up::folder(args.state.as_deref())?;
     let stop = CancellationToken::new();
     let mut config = Config::new(state.clone(), args.listen);
+    config.store = args.store.clone().filter(|url| !url.is_empty());
     config.ready = Some(Box::new(move |address| {
         let server = format!("http://{address}");
         let value = json!({ "server": server, "state": state.display().to_string(), "pid": std::process::id() });

@@ -123,6 +123,9 @@ fn text(found: &GetJobResponse) -> String {
         ("command", job.command.clone()),
         ("queue", format!("{} (priority {}, {})", job.queue, job.priority, job.user)),
     ];
+    if !job.labels.is_empty() {
+        lines.push(("labels", words::labels(&job.labels)));
+    }
     if !job.device.is_empty() {
         let why = job.device_reason.as_ref().map(|reason| format!(" ({}: {})", reason.code, reason.detail));
         lines.push(("device", format!("{}{}", job.device, why.unwrap_or_default())));

@@ -30,6 +30,8 @@ pub(crate) struct Args {
 pub(crate) struct Stored {
     pub(crate) job_ids: Vec<u64>,
     pub(crate) names: Vec<String>,
+    /// What a sweep chose for each.
+    pub(crate) chosen: Vec<serde_json::Value>,
     /// True when one element of one rank runs: its output needs no name.
     pub(crate) single: bool,
 }
@@ -40,12 +42,16 @@ pub(crate) async fn run(session: &Session, args: &Args) -> Result<u8, Failure> {
     let mut client = session.connect().await?;
     let stored = store(&mut client, loaded, single).await?;
     let first = stored.job_ids.first().copied().unwrap_or_default();
+    let named = stored.job_ids.iter().zip(&stored.names).zip(&stored.chosen);
     let jobs: Vec<_> =
-        stored.job_ids.iter().zip(&stored.names).map(|(id, name)| json!({ "job_id": id, "name": name })).collect();
+        named.map(|((id, name), chosen)| json!({ "job_id": id, "name": name, "sweep": chosen })).collect();
     let value = json!({ "job_id": first, "job_ids": stored.job_ids, "jobs": jobs });
     object(session.format, value, || stored.job_ids.iter().map(|id| format!("{id}\n")).collect())?;
     if session.format.is_table() && std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-        note(&format!("submitted; see it with `gangsaw show {first}`"));
+        note(&match stored.job_ids.len() {
+            1 => format!("submitted; see it with `gangsaw show {first}`"),
+            count => format!("{count} jobs submitted; see them with `gangsaw ps --all`"),
+        });
     }
     Ok(0)
 }
@@ -79,12 +85,13 @@ pub(crate) fn load(session: &Session, args: &Args) -> Result<(Loaded, bool), Fai
 /// Sends the jobs; repeated with the same key while the scheduler restarts, so they are stored once.
 pub(crate) async fn store(client: &mut Client, loaded: Loaded, single: bool) -> Result<Stored, Failure> {
     let names = loaded.specs.iter().map(|spec| spec.name.clone()).collect();
+    let chosen = loaded.chosen.clone();
     let request =
         SubmitRequest { idempotency_key: uuid::Uuid::new_v4().to_string(), jobs: loaded.specs.clone(), user: user() };
     let mut patience = Patience::new();
     loop {
         match client.jobs.submit(request.clone()).await.map(tonic::Response::into_inner) {
-            Ok(SubmitResponse { job_ids, .. }) => return Ok(Stored { job_ids, names, single }),
+            Ok(SubmitResponse { job_ids, .. }) => return Ok(Stored { job_ids, names, chosen, single }),
             Err(status) => {
                 if let Some(faults) = submit_faults(&status) {
                     return Err(shown(&loaded.rejected(&faults)));

@@ -260,7 +260,9 @@ impl Cluster {
 
     /// Runs a client command that must succeed and returns its JSON.
     pub(crate) fn json(&self, args: &[&str]) -> Value {
-        let args: Vec<&str> = args.iter().copied().chain(["--output", "json"]).collect();
+        // What follows `--` is a job's own.
+        let own = args.iter().position(|arg| *arg == "--").unwrap_or(args.len());
+        let args = [&args[..own], &["--output", "json"], &args[own..]].concat();
         let output = self.run(&args);
         let text = String::from_utf8_lossy(&output.stdout);
         serde_json::from_str(&text).unwrap_or_else(|_| panic!("{args:?} gave {output:?}"))

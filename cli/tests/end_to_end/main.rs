@@ -5,10 +5,15 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod bounds;
+mod clean;
 mod cluster;
 mod diagnostics;
 mod exits;
+mod gpus;
 mod kills;
+mod logs;
+mod pages;
 mod quickstart;
 mod shapes;
 mod straight;
+mod sweep;

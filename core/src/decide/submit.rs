@@ -151,9 +151,9 @@ impl<'a> Resolver<'a> {
                         None
                     }
                 },
-                DependsOn::Job(id) => match self.decider.job(*id) {
-                    Ok(job) => Some((*id, job.standing(dependency.kind))),
-                    Err(_) => {
+                DependsOn::Job(id) => match self.decider.known_job(*id) {
+                    Some(job) => Some((*id, job.standing(dependency.kind))),
+                    None => {
                         let message = format!("there is no job {id}");
                         self.fault(at, &path, "unknown-job", message, "`gangsaw ps --all` lists jobs");
                         None

@@ -3,7 +3,7 @@
 use expect_test::expect;
 
 use super::world::*;
-use crate::effect::{Effect, Reply};
+use crate::effect::Reply;
 use crate::id::JobId;
 use crate::input::*;
 use crate::job::draft::*;
@@ -372,20 +372,4 @@ fn old_jobs_and_keys_are_forgotten() {
     w.at(30 * day).tick();
     assert!(w.state.job(JobId(1)).is_none());
     assert!(w.state.job(JobId(2)).is_some());
-}
-
-#[test]
-fn another_tenants_job_is_as_unknown_as_one_that_never_was() {
-    let mut w = World::with_nodes(&[(1, 0)]);
-    let job = w.job(sleep());
-    let request = Request {
-        actor: crate::id::Actor::new("eve").unwrap(),
-        tenant: crate::id::Tenant::new("other").unwrap(),
-        request_id: crate::id::RequestId::new("r").unwrap(),
-        input: Input::Cancel { job, elements: None },
-    };
-    let step = crate::decide::decide(&w.state, w.now, &request);
-    assert!(step.events.is_empty());
-    let [Effect::Reply { reply: Reply::Refused(refusal), .. }] = &step.effects[..] else { panic!("{step:?}") };
-    assert_eq!((refusal.reason, refusal.message.as_str()), ("unknown-job", "there is no job 1"));
 }

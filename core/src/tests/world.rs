@@ -93,6 +93,7 @@ impl World {
         Request {
             actor: Actor::new("tester").unwrap(),
             tenant: Tenant::default(),
+            reach: crate::access::Reach::Tenant,
             request_id: RequestId::new("r").unwrap(),
             input,
         }
@@ -131,7 +132,7 @@ impl World {
         panic!("placement does not come to rest");
     }
 
-    fn take(&mut self, step: Step) -> Vec<Effect> {
+    pub(super) fn take(&mut self, step: Step) -> Vec<Effect> {
         for event in step.events {
             self.history.note(&self.state, &event).unwrap();
             apply(&mut self.state, self.now, &event);

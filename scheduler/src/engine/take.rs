@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use gangsaw_core::access::Reach;
 use gangsaw_core::effect::{Effect, Reply, Step};
 use gangsaw_core::event::Event;
 use gangsaw_core::id::{Actor, LeaseId, NodeId, RequestId, Tenant};
@@ -237,5 +238,5 @@ fn grows(input: &Input) -> bool {
 /// Returns a request of the scheduler's own.
 fn own_request(who: &str, input: Input) -> Option<Request> {
     let (actor, request_id) = (Actor::new(who).ok()?, RequestId::new("internal").ok()?);
-    Some(Request { actor, tenant: Tenant::default(), request_id, input })
+    Some(Request { actor, tenant: Tenant::default(), reach: Reach::Own, request_id, input })
 }

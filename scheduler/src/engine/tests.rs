@@ -3,8 +3,10 @@
 
 use std::path::Path;
 
+use gangsaw_core::access::Reach;
 use gangsaw_core::effect::Step;
-use gangsaw_core::id::JobId;
+use gangsaw_core::id::{Actor, JobId, RequestId, Tenant};
+use gangsaw_core::input::Input;
 use gangsaw_core::state::State;
 use gangsaw_core::time::Time;
 use tonic::Code;
@@ -24,8 +26,9 @@ fn parts(folder: &Path) -> Parts {
     }
 }
 
-fn who() -> (Actor, RequestId) {
-    (Actor::new("ada").unwrap(), RequestId::new("r1").unwrap())
+fn asking(input: Input) -> Request {
+    let (actor, tenant, request_id) = (Actor::new("ada").unwrap(), Tenant::default(), RequestId::new("r1").unwrap());
+    Request { actor, tenant, reach: Reach::Tenant, request_id, input }
 }
 
 /// Panics for job 666 and decides everything else.
@@ -40,10 +43,7 @@ async fn an_input_whose_decision_panics_is_refused_kept_and_counted_and_the_engi
     let parts = parts(dir.path());
     let metrics = Arc::clone(&parts.metrics);
     let (engine, ended) = Engine::start_with(parts, panicking).unwrap();
-    let hold = |job| {
-        let (actor, request_id) = who();
-        engine.ask(actor, request_id, Input::Hold { job: JobId(job) })
-    };
+    let hold = |job| engine.ask(asking(Input::Hold { job: JobId(job) }));
     let refusal = hold(666).await.unwrap_err();
     assert_eq!((refusal.code, refusal.reason.as_ref()), (Code::Internal, "invariant"));
     let kept = std::fs::read_to_string(dir.path().join("refused-inputs")).unwrap();
@@ -82,8 +82,7 @@ async fn a_full_inbox_is_refused_at_once_with_a_hint() {
     assert!(read.await.unwrap().unwrap());
     engine.stop();
     ended.await.unwrap().unwrap();
-    let (actor, request_id) = who();
-    let gone = engine.ask(actor, request_id, Input::Tick).await.unwrap_err();
+    let gone = engine.ask(asking(Input::Tick)).await.unwrap_err();
     assert_eq!((gone.code, gone.reason.as_ref()), (Code::Unavailable, "stopping"));
 }
 
@@ -97,9 +96,8 @@ async fn every_message_of_a_burst_larger_than_a_batch_is_answered() {
     tokio::task::yield_now().await;
     let burst: Vec<_> = (0..5_000)
         .map(|_| {
-            let (actor, request_id) = who();
             let engine = engine.clone();
-            tokio::spawn(async move { engine.ask(actor, request_id, Input::Hold { job: JobId(1) }).await })
+            tokio::spawn(async move { engine.ask(asking(Input::Hold { job: JobId(1) })).await })
         })
         .collect();
     tokio::task::yield_now().await;

@@ -21,7 +21,9 @@ use super::plan::{Plan, Run};
 use super::{Inbox, Logs, Reading, What};
 use crate::engine::Seen;
 use crate::rpc::ask;
+use crate::rpc::caller::Person;
 use crate::rpc::errors::Refusal;
+use crate::rpc::list;
 
 /// The stream of one reader.
 pub(crate) type ReadStream = Pin<Box<dyn Stream<Item = Result<wire::ReadLogsResponse, Status>> + Send>>;
@@ -34,6 +36,10 @@ const LAST_WAIT: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Bytes of a stream that `tail` holds while it looks for the end.
 const TAIL_BYTES_MAX: usize = 8 << 20;
+
+/// Bytes of one task that follow each other within this share a time, the first one's. `since` goes back so far: what
+/// was written after it is never left out.
+const GRAIN_MS: u64 = 100;
 
 /// What a reader asked for.
 struct Wanted {
@@ -57,17 +63,20 @@ impl Logs {
     /// Answers a ReadLogs.
     pub(crate) async fn read(
         &self,
+        person: Person,
         request: wire::ReadLogsRequest,
         stop: CancellationToken,
     ) -> Result<ReadStream, Refusal> {
         let (job, elements) = ask::selector(request.select.clone())?;
-        let known = self.engine.read(move |view| {
-            let old = || view.history.job(job.0).ok().flatten().is_some();
-            if view.state.job(job).is_some() { Some(Some(view.watch(job))) } else { old().then_some(None) }
+        let known = self.engine.read(move |view| match view.state.job(job) {
+            Some(held) if person.sees(held.body.tenant.as_str()) => Ok(Some(view.watch(job))),
+            Some(_) => Err(ask::unknown_job(job.0)),
+            None => list::old_job(view, &person, job).map(|_| None),
         });
-        let pictures = known.await?.ok_or_else(|| ask::unknown_job(job.0))?;
+        let pictures = known.await??;
         let since_ms = request.since.map_or(0, |since| {
-            u64::try_from(since.seconds.saturating_mul(1_000) + i64::from(since.nanos) / 1_000_000).unwrap_or(0)
+            let ms = since.seconds.saturating_mul(1_000).saturating_add(i64::from(since.nanos) / 1_000_000);
+            u64::try_from(ms).unwrap_or(0).saturating_sub(GRAIN_MS)
         });
         let wanted = Wanted { job, elements, request, since_ms };
         let (out, messages) = mpsc::channel(OUT_QUEUE);

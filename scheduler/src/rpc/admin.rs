@@ -1,13 +1,14 @@
 //! admin.v1: nodes, queues, and what the scheduler itself is.
 
 use gangsaw_core::effect::Reply;
-use gangsaw_core::id::{NodeName, QueueName};
+use gangsaw_core::id::{NodeName, QueueName, Tenant};
 use gangsaw_core::input::{Change, Input};
 use gangsaw_proto::admin::v1 as wire;
 use gangsaw_proto::admin::v1::admin_service_server::AdminService;
 use tonic::{Request, Response, Status};
 
-use super::ask::{self, astray, invalid};
+use super::ask::{astray, invalid};
+use super::caller::{Person, person};
 use super::errors::Refusal;
 use crate::engine::Engine;
 use crate::wire::{terms, view};
@@ -21,8 +22,8 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    async fn done(&self, input: Input) -> Result<(), Status> {
-        let Reply::Done = self.engine.ask(ask::token_holder()?, ask::request_id()?, input).await? else {
+    async fn done(&self, person: &Person, input: Input) -> Result<(), Status> {
+        let Reply::Done = self.engine.ask(person.request(input)?).await? else {
             return Err(astray());
         };
         Ok(())
@@ -58,9 +59,11 @@ impl AdminService for Admin {
         &self,
         request: Request<wire::SetNodeRequest>,
     ) -> Result<Response<wire::SetNodeResponse>, Status> {
+        let person = person(&request)?;
         let request = request.into_inner();
         let mode = terms::mode_from(request.mode).ok_or_else(|| Refusal::missing("mode"))?;
-        self.done(Input::SetNode { name: node_name(&request.name)?, mode, reason: request.reason }).await?;
+        let input = Input::SetNode { name: node_name(&request.name)?, mode, reason: request.reason };
+        self.done(&person, input).await?;
         Ok(Response::new(wire::SetNodeResponse {}))
     }
 
@@ -68,15 +71,20 @@ impl AdminService for Admin {
         &self,
         request: Request<wire::ForgetNodeRequest>,
     ) -> Result<Response<wire::ForgetNodeResponse>, Status> {
-        self.done(Input::ForgetNode { name: node_name(&request.into_inner().name)? }).await?;
+        let person = person(&request)?;
+        self.done(&person, Input::ForgetNode { name: node_name(&request.into_inner().name)? }).await?;
         Ok(Response::new(wire::ForgetNodeResponse {}))
     }
 
     async fn list_queues(
         &self,
-        _request: Request<wire::ListQueuesRequest>,
+        request: Request<wire::ListQueuesRequest>,
     ) -> Result<Response<wire::ListQueuesResponse>, Status> {
-        let queues = self.engine.read(|view| view.state.queues().map(|(key, queue)| view::queue(key, queue)).collect());
+        let person = person(&request)?;
+        let queues = self.engine.read(move |view| {
+            let shown = view.state.queues().filter(|(key, _)| person.sees(key.tenant.as_str()));
+            shown.map(|(key, queue)| view::queue(key, queue)).collect()
+        });
         Ok(Response::new(wire::ListQueuesResponse { queues: queues.await? }))
     }
 
@@ -84,7 +92,12 @@ impl AdminService for Admin {
         &self,
         request: Request<wire::SetQueueRequest>,
     ) -> Result<Response<wire::SetQueueResponse>, Status> {
+        let mut person = person(&request)?;
         let request = request.into_inner();
+        if !request.tenant.is_empty() {
+            person.tenant = Tenant::new(&request.tenant)
+                .map_err(|error| invalid("bad-name", format!("the tenant's name {error}")))?;
+        }
         let name =
             QueueName::new(&request.name).map_err(|error| invalid("bad-name", format!("the queue's name {error}")))?;
         let input = Input::SetQueue {
@@ -93,7 +106,7 @@ impl AdminService for Admin {
             queued_max: change(request.queued_max),
             gpus_max: change(request.gpus_max),
         };
-        self.done(input).await?;
+        self.done(&person, input).await?;
         Ok(Response::new(wire::SetQueueResponse {}))
     }
 

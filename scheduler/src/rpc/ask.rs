@@ -1,8 +1,8 @@
-//! The small things that every service copies: ids, selectors, pages, who asks.
+//! The small things that every service copies: ids, selectors, pages.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use gangsaw_core::id::{Actor, Index, JobId, Rank, RequestId};
+use gangsaw_core::id::{Index, JobId, Rank, RequestId};
 use gangsaw_core::ranges::RangeSet;
 use gangsaw_proto::jobs::v1 as wire;
 use tonic::{Code, Status};
@@ -12,16 +12,6 @@ use crate::clock::wall_ms;
 
 /// Members one selector may name one by one (by a step); plain ranges cost nothing and are not counted.
 const STEPPED_MAX: u64 = 1_000_000;
-
-/// Returns who asks when the call does not say: whoever holds the token.
-pub(crate) fn token_holder() -> Result<Actor, Refusal> {
-    actor("token")
-}
-
-/// Checks a name of who asks.
-pub(crate) fn actor(name: &str) -> Result<Actor, Refusal> {
-    Actor::new(name).map_err(|error| invalid("bad-name", format!("the user's name {error}")))
-}
 
 /// Returns a request's number: unique in this process, and told apart from other processes' by the wall time.
 pub(crate) fn request_id() -> Result<RequestId, Refusal> {

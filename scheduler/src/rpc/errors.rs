@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use gangsaw_core::access::Role;
 use gangsaw_core::effect::{self, RefusalKind};
 use gangsaw_proto::jobs::v1::{SubmitFault, SubmitFaults};
 use prost::Message;
@@ -43,6 +44,31 @@ impl Refusal {
         Refusal::new(Code::Unauthenticated, "unauthenticated", "this scheduler does not know the token", hint)
     }
 
+    /// Returns the refusal of a caller whose role is too small.
+    pub(crate) fn role(has: Role, least: Role) -> Refusal {
+        let message = format!("this needs the role {}, and the token's is {}", least.word(), has.word());
+        let hint = "ask somebody with that role, or for a token with it";
+        Refusal::new(Code::PermissionDenied, "role-too-small", message, hint)
+    }
+
+    pub(crate) fn not_a_person() -> Refusal {
+        let message = "a node's certificate runs its agent, and this is for people";
+        Refusal::new(Code::PermissionDenied, "not-a-person", message, "use a token of your own")
+    }
+
+    pub(crate) fn no_such_call() -> Refusal {
+        let hint = "client and scheduler may be of different versions";
+        Refusal::new(Code::Unimplemented, "no-such-call", "this scheduler does not serve that", hint)
+    }
+
+    /// Returns the reason where a label needs one that lives as long as the process.
+    pub(crate) fn label(&self) -> &'static str {
+        match self.reason {
+            Cow::Borrowed(reason) => reason,
+            Cow::Owned(_) => "other",
+        }
+    }
+
     pub(crate) fn busy() -> Refusal {
         let message = "the scheduler has as many requests waiting as it accepts";
         Refusal::new(Code::ResourceExhausted, "busy", message, "try again in a second")
@@ -58,7 +84,12 @@ impl Refusal {
             "" => "this scheduler stands by, and none leads yet".to_owned(),
             leader => format!("this scheduler stands by; the one at {leader} leads"),
         };
-        Refusal::new(Code::Unavailable, "standby", message, "name every scheduler: --server http://A:7461,http://B:7461")
+        Refusal::new(
+            Code::Unavailable,
+            "standby",
+            message,
+            "name every scheduler: --server http://A:7461,http://B:7461",
+        )
     }
 
     pub(crate) fn disk_full() -> Refusal {
@@ -118,6 +149,7 @@ impl From<effect::Refusal> for Refusal {
             RefusalKind::NotFound => Code::NotFound,
             RefusalKind::AlreadyExists => Code::AlreadyExists,
             RefusalKind::Precondition => Code::FailedPrecondition,
+            RefusalKind::Denied => Code::PermissionDenied,
             RefusalKind::Exhausted => Code::ResourceExhausted,
         };
         Refusal::new(code, refusal.reason, refusal.message, refusal.hint)

@@ -11,6 +11,7 @@ use prost::Message;
 use tonic::{Code, Request, Response, Status};
 
 use super::ask::{self, astray, invalid};
+use super::caller::{Person, person};
 use super::errors::Refusal;
 use super::list;
 use super::watch::{self, WatchStream};
@@ -32,8 +33,8 @@ pub(crate) struct Jobs {
 }
 
 impl Jobs {
-    async fn ask(&self, input: Input) -> Result<Reply, Status> {
-        Ok(self.engine.ask(ask::token_holder()?, ask::request_id()?, input).await?)
+    async fn ask(&self, person: &Person, input: Input) -> Result<Reply, Status> {
+        Ok(self.engine.ask(person.request(input)?).await?)
     }
 }
 
@@ -51,7 +52,7 @@ fn parse(jobs: Vec<wire::JobSpec>) -> Result<Vec<JobSpec>, Refusal> {
 }
 
 /// Checks a whole Submit.
-fn submit(request: wire::SubmitRequest) -> Result<(String, Submit), Refusal> {
+fn submit(person: &Person, request: wire::SubmitRequest) -> Result<Submit, Refusal> {
     let bytes = request.encoded_len();
     if bytes > SUBMIT_BYTES_MAX {
         let message = format!("the submit has {bytes} bytes, and {SUBMIT_BYTES_MAX} are allowed");
@@ -70,9 +71,9 @@ fn submit(request: wire::SubmitRequest) -> Result<(String, Submit), Refusal> {
     }
     let key = IdempotencyKey::new(&request.idempotency_key)
         .map_err(|error| invalid("bad-key", format!("the idempotency key {error}")))?;
-    let user = if request.user.is_empty() { "unknown".to_owned() } else { request.user };
+    let user = person.runs_as(request.user);
     let jobs = parse(request.jobs)?;
-    Ok((user.clone(), Submit { key, user, jobs }))
+    Ok(Submit { key, user, jobs })
 }
 
 #[tonic::async_trait]
@@ -81,69 +82,83 @@ impl JobsService for Jobs {
     type ReadLogsStream = ReadStream;
 
     async fn submit(&self, request: Request<wire::SubmitRequest>) -> Result<Response<wire::SubmitResponse>, Status> {
-        let (user, submit) = submit(request.into_inner())?;
-        let reply = self.engine.ask(ask::actor(&user)?, ask::request_id()?, Input::Submit(submit)).await?;
+        let person = person(&request)?;
+        let submit = submit(&person, request.into_inner())?;
+        let reply = self.ask(&person, Input::Submit(submit)).await?;
         let Reply::Submitted { jobs, repeated } = reply else { return Err(astray()) };
         let job_ids = jobs.into_iter().map(|job| job.0).collect();
         Ok(Response::new(wire::SubmitResponse { job_ids, repeated }))
     }
 
     async fn get_job(&self, request: Request<wire::GetJobRequest>) -> Result<Response<wire::GetJobResponse>, Status> {
-        Ok(Response::new(list::get(&self.engine, request.into_inner()).await?))
+        let person = person(&request)?;
+        Ok(Response::new(list::get(&self.engine, person, request.into_inner()).await?))
     }
 
     async fn list_jobs(
         &self,
         request: Request<wire::ListJobsRequest>,
     ) -> Result<Response<wire::ListJobsResponse>, Status> {
-        Ok(Response::new(list::list(&self.engine, request.into_inner()).await?))
+        let person = person(&request)?;
+        Ok(Response::new(list::list(&self.engine, person, request.into_inner()).await?))
     }
 
     async fn cancel(&self, request: Request<wire::CancelRequest>) -> Result<Response<wire::CancelResponse>, Status> {
+        let person = person(&request)?;
         let (job, elements) = ask::selector(request.into_inner().select)?;
-        let Reply::Cancelled { elements } = self.ask(Input::Cancel { job, elements }).await? else {
+        let Reply::Cancelled { elements } = self.ask(&person, Input::Cancel { job, elements }).await? else {
             return Err(astray());
         };
         Ok(Response::new(wire::CancelResponse { elements }))
     }
 
     async fn hold(&self, request: Request<wire::HoldRequest>) -> Result<Response<wire::HoldResponse>, Status> {
+        let person = person(&request)?;
         let job = ask::job_id(request.into_inner().job_id)?;
-        let Reply::Done = self.ask(Input::Hold { job }).await? else { return Err(astray()) };
+        let Reply::Done = self.ask(&person, Input::Hold { job }).await? else { return Err(astray()) };
         Ok(Response::new(wire::HoldResponse {}))
     }
 
     async fn release(&self, request: Request<wire::ReleaseRequest>) -> Result<Response<wire::ReleaseResponse>, Status> {
+        let person = person(&request)?;
         let job = ask::job_id(request.into_inner().job_id)?;
-        let Reply::Done = self.ask(Input::Release { job }).await? else { return Err(astray()) };
+        let Reply::Done = self.ask(&person, Input::Release { job }).await? else { return Err(astray()) };
         Ok(Response::new(wire::ReleaseResponse {}))
     }
 
     async fn retry(&self, request: Request<wire::RetryRequest>) -> Result<Response<wire::RetryResponse>, Status> {
+        let person = person(&request)?;
         let (job, elements) = ask::selector(request.into_inner().select)?;
-        let Reply::Retried { elements } = self.ask(Input::Retry { job, elements }).await? else { return Err(astray()) };
+        let Reply::Retried { elements } = self.ask(&person, Input::Retry { job, elements }).await? else {
+            return Err(astray());
+        };
         Ok(Response::new(wire::RetryResponse { elements }))
     }
 
     async fn update(&self, request: Request<wire::UpdateRequest>) -> Result<Response<wire::UpdateResponse>, Status> {
+        let person = person(&request)?;
         let request = request.into_inner();
         let bad_queue = |error| invalid("bad-name", format!("the queue's name {error}"));
         let queue = request.queue.as_deref().map(QueueName::new).transpose().map_err(bad_queue)?;
         let time_limit = request.time_limit.as_ref().map(time_limit).transpose()?;
         let job = ask::job_id(request.job_id)?;
-        let Reply::Done = self.ask(Input::Update { job, priority: request.priority, queue, time_limit }).await? else {
+        let Reply::Done =
+            self.ask(&person, Input::Update { job, priority: request.priority, queue, time_limit }).await?
+        else {
             return Err(astray());
         };
         Ok(Response::new(wire::UpdateResponse {}))
     }
 
     async fn watch(&self, request: Request<wire::WatchRequest>) -> Result<Response<WatchStream>, Status> {
-        let stream = watch::open(&self.engine, request.into_inner(), self.stop.clone()).await?;
+        let person = person(&request)?;
+        let stream = watch::open(&self.engine, person, request.into_inner(), self.stop.clone()).await?;
         Ok(Response::new(stream))
     }
 
     async fn read_logs(&self, request: Request<wire::ReadLogsRequest>) -> Result<Response<ReadStream>, Status> {
-        Ok(Response::new(self.logs.read(request.into_inner(), self.stop.clone()).await?))
+        let person = person(&request)?;
+        Ok(Response::new(self.logs.read(person, request.into_inner(), self.stop.clone()).await?))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Looking at jobs: the state first, and what left it from its rows.
 
+use gangsaw_core::access::Reach;
 use gangsaw_core::id::JobId;
 use gangsaw_core::job::body::Job;
 use gangsaw_core::ranges::RangeSet;
@@ -9,6 +10,7 @@ use prost::Message;
 use tonic::Code;
 
 use super::ask::{self, invalid};
+use super::caller::Person;
 use super::errors::Refusal;
 use crate::engine::{Engine, View};
 use crate::store::history::Filter;
@@ -27,20 +29,28 @@ fn unreadable(error: impl std::fmt::Display) -> Refusal {
 }
 
 /// Returns one job with a page of its tasks.
-pub(crate) async fn get(engine: &Engine, request: wire::GetJobRequest) -> Result<wire::GetJobResponse, Refusal> {
+pub(crate) async fn get(
+    engine: &Engine,
+    person: Person,
+    request: wire::GetJobRequest,
+) -> Result<wire::GetJobResponse, Refusal> {
     let (job, elements) = ask::selector(request.job)?;
     let from = ask::task_page(&request.page)?;
     let limit = ask::page_size(request.page_size, TASKS_DEFAULT);
-    engine.read(move |view| get_from(view, job, elements.as_ref(), (from, limit))).await?
+    engine.read(move |view| get_from(view, &person, job, elements.as_ref(), (from, limit))).await?
 }
 
 fn get_from(
     view: &View<'_>,
+    person: &Person,
     job: JobId,
     elements: Option<&RangeSet>,
     page: ((u32, u32), usize),
 ) -> Result<wire::GetJobResponse, Refusal> {
-    let Some(held) = view.state.job(job) else { return get_old(view, job, elements, page) };
+    let Some(held) = view.state.job(job) else { return get_old(view, person, job, elements, page) };
+    if !person.sees(held.body.tenant.as_str()) {
+        return Err(ask::unknown_job(job.0));
+    }
     let (tasks, next) = view::tasks(view.state, job, elements, page, view.progress(job), view.now);
     let phases = view.phases(job).unwrap_or_else(|| logged_phases(view, held));
     Ok(wire::GetJobResponse {
@@ -67,13 +77,21 @@ fn logged_phases(view: &View<'_>, job: &Job) -> wire::Phases {
     }
 }
 
+/// Returns a job that left the state, and its spec, if this person sees it.
+pub(crate) fn old_job(view: &View<'_>, person: &Person, job: JobId) -> Result<(wire::Job, Vec<u8>), Refusal> {
+    let old = view.history.job(job.0).map_err(unreadable)?.ok_or_else(|| ask::unknown_job(job.0))?;
+    let shown = wire::Job::decode(old.job.as_slice()).map_err(unreadable)?;
+    if person.sees(&shown.tenant) { Ok((shown, old.spec)) } else { Err(ask::unknown_job(job.0)) }
+}
+
 fn get_old(
     view: &View<'_>,
+    person: &Person,
     job: JobId,
     elements: Option<&RangeSet>,
     (from, limit): ((u32, u32), usize),
 ) -> Result<wire::GetJobResponse, Refusal> {
-    let old = view.history.job(job.0).map_err(unreadable)?.ok_or_else(|| ask::unknown_job(job.0))?;
+    let (shown, spec) = old_job(view, person, job)?;
     let mut tasks = Vec::new();
     let mut next = None;
     let wanted = |index: u32| elements.is_none_or(|set| set.contains(index));
@@ -89,8 +107,8 @@ fn get_old(
         }
     }
     Ok(wire::GetJobResponse {
-        job: Some(wire::Job::decode(old.job.as_slice()).map_err(unreadable)?),
-        spec: Some(wire::JobSpec::decode(old.spec.as_slice()).map_err(unreadable)?),
+        job: Some(shown),
+        spec: Some(wire::JobSpec::decode(spec.as_slice()).map_err(unreadable)?),
         tasks,
         next_page: ask::task_token(next),
         phases: None,
@@ -105,7 +123,11 @@ struct Wanted {
 }
 
 /// Returns a page of jobs, newest first.
-pub(crate) async fn list(engine: &Engine, request: wire::ListJobsRequest) -> Result<wire::ListJobsResponse, Refusal> {
+pub(crate) async fn list(
+    engine: &Engine,
+    person: Person,
+    request: wire::ListJobsRequest,
+) -> Result<wire::ListJobsResponse, Refusal> {
     let below = match request.page.as_str() {
         "" => None,
         page => Some(page.parse().map_err(|_| invalid("bad-page", "the page is none that a call before returned"))?),
@@ -124,6 +146,7 @@ pub(crate) async fn list(engine: &Engine, request: wire::ListJobsRequest) -> Res
             user: request.user,
             name: request.name,
             since_wall_ms,
+            tenant: (person.reach < Reach::Cluster).then(|| person.tenant.to_string()),
         },
     };
     engine.read(move |view| page(view, &wanted)).await?
@@ -167,6 +190,7 @@ fn matches(view: &View<'_>, job: &Job, wanted: &Wanted) -> bool {
     if !named(&filter.queue, body.queue.as_str())
         || !named(&filter.user, &body.user)
         || !named(&filter.name, body.spec.name.as_str())
+        || filter.tenant.as_deref().is_some_and(|tenant| tenant != body.tenant.as_str())
     {
         return false;
     }

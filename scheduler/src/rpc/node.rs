@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::Stream;
+use gangsaw_core::access::Reach;
 use gangsaw_core::id::{Actor, NodeId, Tenant};
 use gangsaw_core::input::{Input, Request as CoreRequest};
 use gangsaw_proto::node::v1 as wire;
@@ -20,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::ask::{self, invalid};
+use super::caller::{Caller, speaks_for};
 use super::errors::Refusal;
 use super::facts;
 use crate::engine::{Engine, Outbox, Said};
@@ -51,10 +53,12 @@ impl NodeService for Nodes {
 
     async fn attach(&self, request: Request<Streaming<wire::AttachRequest>>) -> Result<Response<AttachStream>, Status> {
         static SESSION: AtomicU64 = AtomicU64::new(1);
+        let caller = request.extensions().get::<Caller>().cloned();
         let mut incoming = request.into_inner();
         let Some(FromNode::Hello(hello)) = first(&mut incoming).await?.message else {
             return Err(Refusal::missing("hello").into());
         };
+        speaks_for(caller.as_ref(), &hello.node_name, Some(&hello.node_uuid))?;
         let session = SESSION.fetch_add(1, Ordering::Relaxed);
         let (out, messages) = mpsc::channel(SESSION_QUEUE);
         let reader = Reader { engine: self.engine.clone(), session, out: out.downgrade() };
@@ -68,8 +72,10 @@ impl NodeService for Nodes {
         &self,
         request: Request<Streaming<wire::ServeLogsRequest>>,
     ) -> Result<Response<LogsStream>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
         let mut incoming = request.into_inner();
         let name = first(&mut incoming).await?.node_name;
+        speaks_for(caller.as_ref(), &name, None)?;
         let (node, queries) = self.logs.attach(&name).await?;
         let (logs, stop) = (self.logs.clone(), self.stop.clone());
         self.readers.spawn(async move {
@@ -106,7 +112,8 @@ impl Reader {
         let (hello, volatile) = facts::hello(hello)?;
         let actor = Actor::new(hello.name.as_str()).map_err(|error| invalid("bad-name", error.to_string()))?;
         let input = Input::NodeHello(hello);
-        let request = CoreRequest { actor, tenant: Tenant::default(), request_id: ask::request_id()?, input };
+        let request =
+            CoreRequest { actor, tenant: Tenant::default(), reach: Reach::Own, request_id: ask::request_id()?, input };
         self.engine.hello(request, self.session, out, volatile).await
     }
 

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use futures::Stream;
 use futures::stream::unfold;
 use gangsaw_proto::jobs::v1 as wire;
-use prost::Message;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::ask;
+use super::caller::Person;
 use super::errors::Refusal;
+use super::list;
 use crate::engine::{Engine, Seen};
 
 /// The stream of one watcher.
@@ -32,6 +33,7 @@ struct Watcher {
 /// Opens a stream after `after_seq`.
 pub(crate) async fn open(
     engine: &Engine,
+    person: Person,
     request: wire::WatchRequest,
     stop: CancellationToken,
 ) -> Result<WatchStream, Refusal> {
@@ -41,11 +43,11 @@ pub(crate) async fn open(
             let message = format!("the log ends at {}, before {after_seq}", view.last_seq);
             return Err(Refusal::new(Code::OutOfRange, "future-sequence", message, "watch from 0"));
         }
-        if view.state.job(job).is_some() {
-            return Ok(Ok(view.watch(job)));
+        if let Some(held) = view.state.job(job) {
+            let sees = person.sees(held.body.tenant.as_str());
+            return if sees { Ok(Ok(view.watch(job))) } else { Err(ask::unknown_job(job.0)) };
         }
-        let old = view.history.job(job.0).ok().flatten().ok_or_else(|| ask::unknown_job(job.0))?;
-        Ok(Err((view.last_seq, old.job)))
+        Ok(Err((view.last_seq, list::old_job(view, &person, job)?.0)))
     });
     match watched.await?? {
         Ok(pictures) => {
@@ -55,8 +57,7 @@ pub(crate) async fn open(
             Ok(Box::pin(unfold(Some(watcher), next)))
         }
         Err((seq, old)) => {
-            let job = wire::Job::decode(old.as_slice()).ok();
-            let last = Ok(wire::WatchResponse { seq, job, tasks: Vec::new() });
+            let last = Ok(wire::WatchResponse { seq, job: Some(old), tasks: Vec::new() });
             Ok(Box::pin(futures::stream::iter([last])))
         }
     }

@@ -31,15 +31,21 @@ pub(crate) struct Filter {
     pub(crate) name: String,
     /// Submitted at or after this wall time.
     pub(crate) since_wall_ms: u64,
+    /// Only of this tenant.
+    pub(crate) tenant: Option<String>,
 }
 
 impl Filter {
+    /// Returns the names of the wanted states; none: every state is wanted.
+    pub(crate) fn state_names(&self) -> Vec<&'static str> {
+        let name = |number: &i32| State::try_from(*number).ok()?.as_str_name().strip_prefix("STATE_");
+        // A number that is no state matches none, and must not turn the filter into none.
+        self.states.iter().map(|number| name(number).unwrap_or("")).collect()
+    }
+
     /// Says whether jobs in the state of this name are wanted.
     pub(crate) fn wants(&self, state: &str) -> bool {
-        let named = |number: &i32| {
-            State::try_from(*number).is_ok_and(|wanted| wanted.as_str_name().strip_prefix("STATE_") == Some(state))
-        };
-        self.states.is_empty() || self.states.iter().any(named)
+        self.states.is_empty() || self.state_names().contains(&state)
     }
 }
 
@@ -61,11 +67,12 @@ fn jobs(connection: &Connection, filter: &Filter, limit: usize) -> rusqlite::Res
     let sql = "SELECT job_id, old_job.job, spec, state FROM old_job JOIN job USING (job_id)
                WHERE job_id < ?1 AND submitted_wall_ms >= ?2
                  AND (?3 = '' OR queue = ?3) AND (?4 = '' OR user = ?4) AND (?5 = '' OR name = ?5)
+                 AND (?6 IS NULL OR tenant = ?6)
                ORDER BY job_id DESC";
     let below = filter.below.map_or(i64::MAX, u64::cast_signed);
     let since = filter.since_wall_ms.cast_signed();
     let mut statement = connection.prepare_cached(sql)?;
-    let mut rows = statement.query(params![below, since, filter.queue, filter.user, filter.name])?;
+    let mut rows = statement.query(params![below, since, filter.queue, filter.user, filter.name, filter.tenant])?;
     let mut found = Vec::new();
     while found.len() < limit {
         let Some(row) = rows.next()? else { break };

@@ -12,6 +12,7 @@
 //! `tables`.
 
 pub(crate) mod follow;
+mod history;
 pub(crate) mod link;
 pub(crate) mod schema;
 mod tables;
@@ -30,10 +31,9 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Statement};
 
-use super::contract::{AppendError, Cause, History, Store};
+use super::contract::{AppendError, History, Store};
 use super::fail::{FailAt, FailMoment};
-use super::history::{Filter, OldJob, OldTasks};
-use super::sqlite::Row;
+use super::rows::Row;
 use super::{SNAPSHOT_EVERY, codec, frame, parts};
 use crate::lead::lease::{Lease, chain};
 use link::Target;
@@ -326,7 +326,8 @@ impl Store for PostgresStore {
         let driver = Arc::clone(self.target.driver());
         let written = driver.block_on(self.write(&batch));
         // A full disk is said before anything is written; whatever else failed leaves memory ahead of the log.
-        self.latched = matches!(written, Err(AppendError::Latched(_) | AppendError::LatchedBefore | AppendError::Fenced));
+        self.latched =
+            matches!(written, Err(AppendError::Latched(_) | AppendError::LatchedBefore | AppendError::Fenced));
         written?;
         self.strike(FailMoment::After);
         self.next_seq += count;
@@ -354,46 +355,6 @@ impl Store for PostgresStore {
 
     fn history(&self) -> &dyn History {
         self
-    }
-}
-
-impl PostgresStore {
-    fn query(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<tokio_postgres::Row>, Cause> {
-        let link = self.link.as_ref().ok_or("PostgreSQL is not connected")?;
-        Ok(self.target.driver().block_on(link.client.query(sql, values))?)
-    }
-}
-
-impl History for PostgresStore {
-    fn jobs(&self, filter: &Filter, limit: usize) -> Result<Vec<OldJob>, Cause> {
-        let sql = "SELECT job_id, job, spec FROM job
-                   WHERE job_id < $1 AND submitted_wall_ms >= $2 AND ($3 = '' OR queue = $3)
-                     AND ($4 = '' OR \"user\" = $4) AND ($5 = '' OR name = $5) AND (cardinality($6::int4[]) = 0 OR state = ANY($6::int4[]))
-                   ORDER BY job_id DESC LIMIT $7";
-        let below = filter.below.map_or(i64::MAX, u64::cast_signed);
-        let (since, limit) = (filter.since_wall_ms.cast_signed(), i64::try_from(limit).unwrap_or(i64::MAX));
-        let (queue, user, name, states) = (&filter.queue, &filter.user, &filter.name, &filter.states);
-        let rows = self.query(sql, &[&below, &since, queue, user, name, states, &limit])?;
-        let old = |row: &tokio_postgres::Row| OldJob {
-            job_id: row.get::<_, i64>(0).cast_unsigned(),
-            job: row.get(1),
-            spec: row.get(2),
-        };
-        Ok(rows.iter().map(old).collect())
-    }
-
-    fn job(&self, job_id: u64) -> Result<Option<OldJob>, Cause> {
-        let rows = self.query("SELECT job, spec FROM job WHERE job_id = $1", &[&job_id.cast_signed()])?;
-        Ok(rows.first().map(|row| OldJob { job_id, job: row.get(0), spec: row.get(1) }))
-    }
-
-    fn tasks(&self, job_id: u64, (element, rank): (u32, u32), limit: usize) -> Result<Vec<OldTasks>, Cause> {
-        let sql = "SELECT first, last, task FROM task
-                   WHERE job_id = $1 AND (last > $2 OR (last = $2 AND rank >= $3)) ORDER BY first, rank LIMIT $4";
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = self.query(sql, &[&job_id.cast_signed(), &i64::from(element), &i64::from(rank), &limit])?;
-        let index = |row: &tokio_postgres::Row, at: usize| u32::try_from(row.get::<_, i64>(at)).unwrap_or(u32::MAX);
-        Ok(rows.iter().map(|row| OldTasks { first: index(row, 0), last: index(row, 1), task: row.get(2) }).collect())
     }
 }
 

@@ -18,8 +18,8 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::contract::AppendError;
-use super::postgres::PgOpenError;
 use super::fail::{FailAt, FailMoment};
+use super::postgres::PgOpenError;
 use super::rows::Row;
 use super::wal::{self, Tail};
 use tables::{PROJECTED, SCHEMA};

@@ -64,7 +64,7 @@ async fn create(client: &Client) -> Result<(), Error> {
 
 /// Returns the function that writes a batch: one statement, so all of it or nothing, in one round trip.
 fn append() -> String {
-    let (arguments, upserts) = super::tables::upserts();
+    let (arguments, taken) = super::tables::taken();
     format!(
         "CREATE OR REPLACE FUNCTION gangsaw.append(
             first BIGINT, last BIGINT, wall BIGINT, expected BIGINT, events BYTEA{arguments})
@@ -74,7 +74,7 @@ fn append() -> String {
             IF first <= last THEN
                 INSERT INTO gangsaw.batch VALUES (append.first, append.last, wall, expected, events);
             END IF;
-            {upserts}
+            {taken}
             PERFORM gangsaw.hold(expected);
         END $$;"
     )

@@ -4,10 +4,12 @@
 use std::time::{Duration, Instant};
 
 use gangsaw_core::event::Event;
+use gangsaw_core::id::{JobName, NodeName, QueueName, Tenant};
 use gangsaw_core::time::Time;
 use tokio::sync::watch;
 
 use super::super::contract::{AppendError, Store};
+use super::super::rows::{AttemptRow, JobRow, NodeRow, Row, UsageRow};
 use super::super::tests::server::Server;
 use super::super::tests::suite::{self, Both, Ground};
 use super::super::tests::wire::{self, Wire};
@@ -94,7 +96,10 @@ fn an_append_whose_connection_was_ended_is_read_back_and_never_written_twice() {
         assert_ne!(server.sql(ended), "0");
         assert_eq!(store.append(Time(round), round, &[event(round)], &[]).unwrap(), round);
     }
-    assert_eq!(server.sql("SELECT string_agg(first_seq::text, ' ' ORDER BY first_seq) FROM gangsaw.batch"), "1 2 3 4 5");
+    assert_eq!(
+        server.sql("SELECT string_agg(first_seq::text, ' ' ORDER BY first_seq) FROM gangsaw.batch"),
+        "1 2 3 4 5"
+    );
 }
 
 #[test]
@@ -147,9 +152,107 @@ fn a_full_disk_of_the_database_is_told_and_passes() {
          $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$;
          CREATE TRIGGER no_room BEFORE INSERT ON gangsaw.batch FOR EACH ROW EXECUTE FUNCTION gangsaw.no_room()",
     );
-    let events = both.fold(1, suite::submit(1));
-    let full = both.store.append(Time(1), 1_001, &events, &[]);
+    let (events, rows) = both.fold(1, suite::submit(1));
+    let full = both.store.append(Time(1), 1_001, &events, &rows);
     assert!(matches!(full, Err(AppendError::Full)), "{full:?}");
     server.sql("DROP TRIGGER no_room ON gangsaw.batch");
-    assert_eq!(both.store.append(Time(1), 1_001, &events, &[]).unwrap(), events.len() as u64);
+    assert_eq!(both.store.append(Time(1), 1_001, &events, &rows).unwrap(), events.len() as u64);
+}
+
+/// Rows of every kind; what a text or number cannot hold in PostgreSQL is in them.
+fn rows(round: u64) -> Vec<Row> {
+    let job = JobRow {
+        job_id: 7,
+        tenant: Tenant::default(),
+        queue: QueueName::new("main").unwrap(),
+        user: "ada\0".to_owned(),
+        name: JobName::new("net").unwrap(),
+        priority: -3,
+        state: "RUNNING",
+        elements: 2,
+        waiting: 0,
+        active: 2,
+        ended: [0, 0, 0, 0, 0, round],
+        retries: 1,
+        exit_code: None,
+        device: Some("cpu"),
+        submitted_wall_ms: 1,
+        started_wall_ms: Some(2),
+        ended_wall_ms: None,
+        forgotten_wall_ms: None,
+    };
+    let node = NodeRow {
+        node_id: 1,
+        name: NodeName::new("n1").unwrap(),
+        mode: "active",
+        reason: String::new(),
+        silent_wall_ms: None,
+        milli_cpus: 2_000,
+        milli_cpus_free: 0,
+        memory_bytes: u64::MAX,
+        memory_bytes_free: round,
+        gpus: 0,
+        gpus_free: 0,
+        leases: 1,
+        agent_version: "it's \"1\" \\".to_owned(),
+    };
+    let usage = UsageRow {
+        queue: QueueName::new("main").unwrap(),
+        user: "ada".to_owned(),
+        day: "2026-11-23".into(),
+        cpu_ms: round,
+        attempts_ok: 1,
+        ..UsageRow::default()
+    };
+    let gone = Row::AttemptGone { job_id: 7, element: 1, attempt: 1 };
+    vec![Row::Job(Box::new(job)), Row::Node(Box::new(node)), Row::Usage(usage), gone]
+}
+
+fn attempt(element: u32, detail: &str) -> Row {
+    Row::Attempt(Box::new(AttemptRow {
+        job_id: 7,
+        element,
+        attempt: 1,
+        state: "RUNNING",
+        outcome: None,
+        node: Some(NodeName::new("n1").unwrap()),
+        nodes: 1,
+        gpus: 0,
+        pid: Some(42),
+        exit_code: None,
+        signal: None,
+        detail: detail.to_owned(),
+        leased_wall_ms: 5,
+        started_wall_ms: None,
+        ended_wall_ms: None,
+    }))
+}
+
+#[test]
+fn rows_replace_add_and_go_with_the_batch_that_says_so_and_read_well_in_psql() {
+    let Some(server) = Server::start() else { return };
+    let (mut store, _) = lead(&server.url()).unwrap();
+    let first = [attempt(0, "a"), attempt(1, "b"), attempt(0, "later in the same batch")];
+    store.append(Time(1), 1, &[event(1)], &first).unwrap();
+    assert_eq!(
+        server.sql("SELECT string_agg(element || ' ' || detail, ', ' ORDER BY element) FROM gangsaw.attempt"),
+        "0 later in the same batch, 1 b"
+    );
+    store.append(Time(2), 2, &[event(2)], &rows(3)).unwrap();
+    store.append(Time(3), 3, &[event(3)], &rows(4)).unwrap();
+    let read = |sql: &str| server.sql(sql);
+    assert_eq!(read("SELECT element FROM gangsaw.attempt"), "0");
+    assert_eq!(
+        read("SELECT \"user\", state, node_fail, started_wall_ms, ended_wall_ms IS NULL FROM gangsaw.job"),
+        "ada\u{fffd}|RUNNING|4|2|t"
+    );
+    assert_eq!(
+        read("SELECT memory_bytes, memory_bytes_free, agent_version FROM gangsaw.node"),
+        format!("{}|4|it's \"1\" \\", i64::MAX)
+    );
+    assert_eq!(read("SELECT day, cpu_ms, attempts_ok FROM gangsaw.usage"), "2026-11-23|7|2");
+    server.sql("UPDATE gangsaw.leader SET epoch = 0, holder = ''");
+    let refused = store.append(Time(4), 4, &[event(4)], &[Row::NodeGone { node_id: 1 }, attempt(5, "")]);
+    assert!(matches!(refused, Err(AppendError::Fenced)), "{refused:?}");
+    assert_eq!(read("SELECT (SELECT count(*) FROM gangsaw.node), (SELECT count(*) FROM gangsaw.attempt)"), "1|1");
 }

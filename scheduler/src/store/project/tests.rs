@@ -65,7 +65,8 @@ impl World {
     /// One batch: the input, and what can be placed after it.
     fn send(&mut self, input: Input) {
         let (actor, request_id) = (Actor::new("ada").unwrap(), RequestId::new("r").unwrap());
-        let request = Request { actor, tenant: Tenant::default(), request_id, input };
+        let request =
+            Request { actor, tenant: Tenant::default(), reach: gangsaw_core::access::Reach::Own, request_id, input };
         let mut projection = Projection::default();
         let mut step = decide(&self.state, self.now.time, &request);
         while !step.events.is_empty() {

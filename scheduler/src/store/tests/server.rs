@@ -84,8 +84,13 @@ impl Server {
         // Files, not pipes: the server keeps what it inherits.
         let said = self.folder.path().join("said");
         let out = || Stdio::from(std::fs::OpenOptions::new().create(true).append(true).open(&said).unwrap());
-        let status =
-            command.args(args).current_dir(self.folder.path()).stdin(Stdio::null()).stdout(out()).stderr(out()).status();
+        let status = command
+            .args(args)
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(out())
+            .stderr(out())
+            .status();
         let text = || std::fs::read_to_string(&said).unwrap_or_default();
         assert!(status.unwrap().success(), "{}: {}", program.display(), text());
     }

@@ -2,6 +2,7 @@
 //!
 //! Elsewhere: what only a file on this disk can suffer is in the module above.
 
+use gangsaw_core::access::Reach;
 use gangsaw_core::decide::decide;
 use gangsaw_core::id::{Actor, IdempotencyKey, JobId, RequestId, Tenant};
 use gangsaw_core::input::{Input, Request, Submit};
@@ -43,7 +44,7 @@ impl Both {
     /// Decides one input and folds it; returns its events and the rows they change.
     pub(crate) fn fold(&mut self, at: u64, input: Input) -> (Vec<Event>, Vec<Row>) {
         let (actor, request_id) = (Actor::new("ada").unwrap(), RequestId::new("r").unwrap());
-        let request = Request { actor, tenant: Tenant::default(), request_id, input };
+        let request = Request { actor, tenant: Tenant::default(), reach: Reach::Own, request_id, input };
         let events = decide(&self.state, Time(at), &request).events;
         let rows = self.project(at, &events);
         (events, rows)

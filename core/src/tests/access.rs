@@ -1,0 +1,116 @@
+//! Whose jobs a request reaches: one's own, the tenant's, everybody's.
+
+use super::world::*;
+use crate::access::Reach;
+use crate::decide::decide;
+use crate::effect::{Effect, RefusalKind, Reply, Step};
+use crate::event::Event;
+use crate::id::*;
+use crate::input::*;
+use crate::job::draft::{DependencyDraft, JobDraft, JobRefDraft};
+use crate::job::spec::{DependencyKind, JobSpec};
+
+/// Returns a request of `actor` of `tenant`.
+fn asking(actor: &str, tenant: &str, reach: Reach, input: Input) -> Request {
+    let (actor, tenant) = (Actor::new(actor).unwrap(), Tenant::new(tenant).unwrap());
+    Request { actor, tenant, reach, request_id: RequestId::new("r7").unwrap(), input }
+}
+
+fn submit(key: &str, after: Option<u64>) -> Input {
+    let on = |job| DependencyDraft { kind: Some(DependencyKind::Ok), job: Some(JobRefDraft::Id(job)) };
+    let after = after.into_iter().map(on).collect();
+    let draft = JobDraft { after, ..sleep() };
+    let jobs = vec![JobSpec::try_from(draft).unwrap()];
+    Input::Submit(Submit { key: IdempotencyKey::new(key).unwrap(), user: "ada".into(), jobs })
+}
+
+fn reply(step: &Step) -> &Reply {
+    let [Effect::Reply { reply, .. }, ..] = &step.effects[..] else { panic!("{step:?}") };
+    reply
+}
+
+fn reason(step: &Step) -> &'static str {
+    if let Reply::Faults(faults) = reply(step) {
+        return faults[0].fault.reason;
+    }
+    let Reply::Refused(refusal) = reply(step) else { panic!("{step:?}") };
+    refusal.reason
+}
+
+/// Every change of a job that a person may ask for.
+fn changes(job: JobId) -> Vec<Input> {
+    vec![
+        Input::Cancel { job, elements: None },
+        Input::Hold { job },
+        Input::Release { job },
+        Input::Retry { job, elements: None },
+        Input::Update { job, priority: Some(5), queue: None, time_limit: None },
+    ]
+}
+
+/// A world in which ada of the lab submitted job 1.
+fn with_adas_job() -> (World, JobId) {
+    let mut w = World::with_nodes(&[(1, 0)]);
+    let step = decide(&w.state, w.now, &asking("ada", "lab", Reach::Own, submit("k", None)));
+    let Reply::Submitted { jobs, .. } = reply(&step) else { panic!("{step:?}") };
+    let job = jobs[0];
+    w.take(step);
+    (w, job)
+}
+
+#[test]
+fn a_job_is_changed_by_whoever_submitted_it_and_by_those_with_reach() {
+    let (w, job) = with_adas_job();
+    let decided = |actor, tenant, reach, input| decide(&w.state, w.now, &asking(actor, tenant, reach, input));
+    for input in changes(job) {
+        for (actor, tenant, reach) in
+            [("ada", "lab", Reach::Own), ("eve", "lab", Reach::Tenant), ("eve", "other", Reach::Cluster)]
+        {
+            let step = decided(actor, tenant, reach, input.clone());
+            assert!(!matches!(reply(&step), Reply::Refused(_)), "{actor} of {tenant}: {step:?}");
+        }
+        let step = decided("eve", "lab", Reach::Own, input.clone());
+        assert!(step.events.is_empty());
+        let Reply::Refused(refusal) = reply(&step) else { panic!("{step:?}") };
+        assert_eq!((refusal.kind, refusal.reason), (RefusalKind::Denied, "not-your-job"));
+        assert_eq!(refusal.message, "job 1 was submitted by ada");
+        // The same name in another tenant is another person.
+        for (actor, reach) in [("ada", Reach::Own), ("eve", Reach::Own), ("eve", Reach::Tenant)] {
+            let step = decided(actor, "other", reach, input.clone());
+            assert!(step.events.is_empty());
+            assert_eq!(reason(&step), "unknown-job", "as unknown as one that never was");
+        }
+    }
+}
+
+#[test]
+fn a_change_says_who_asked_and_with_which_request() {
+    let (w, job) = with_adas_job();
+    let step = decide(&w.state, w.now, &asking("olga", "ops", Reach::Cluster, Input::Cancel { job, elements: None }));
+    let [Event::JobCancelled { by, .. }] = &step.events[..] else { panic!("{step:?}") };
+    assert_eq!((by.actor.as_str(), by.request_id.as_str()), ("olga", "r7"));
+}
+
+#[test]
+fn a_dependency_may_be_on_anybodys_job_of_the_tenant_and_on_no_other() {
+    let (w, _) = with_adas_job();
+    let decided = |tenant, input| decide(&w.state, w.now, &asking("eve", tenant, Reach::Own, input));
+    assert!(matches!(reply(&decided("lab", submit("e1", Some(1)))), Reply::Submitted { .. }));
+    assert_eq!(reason(&decided("other", submit("e2", Some(1)))), "unknown-job");
+}
+
+#[test]
+fn keys_and_queues_of_tenants_are_apart() {
+    let (mut w, _) = with_adas_job();
+    let decided = |w: &World, tenant, input| decide(&w.state, w.now, &asking("ada", tenant, Reach::Own, input));
+    let Reply::Submitted { repeated, .. } = *reply(&decided(&w, "other", submit("k", None))) else { panic!() };
+    assert!(!repeated, "the same key of another tenant is another key");
+    let Reply::Submitted { repeated, .. } = *reply(&decided(&w, "lab", submit("k", None))) else { panic!() };
+    assert!(repeated);
+    let name = QueueName::default();
+    let full = Input::SetQueue { name, running_max: Change::Keep, queued_max: Change::Set(0), gpus_max: Change::Keep };
+    let step = decided(&w, "lab", full);
+    w.take(step);
+    assert_eq!(reason(&decided(&w, "lab", submit("k2", None))), "queue-full");
+    assert!(matches!(reply(&decided(&w, "other", submit("k2", None))), Reply::Submitted { .. }));
+}
