@@ -27,6 +27,7 @@ pub use serve::serve;
 pub use store::contract::AppendError;
 pub use store::fail::{FailAt, FailMoment};
 pub use store::postgres::PgOpenError;
+pub use store::postgres::read::read_log_postgres;
 pub use store::read_log;
 pub use store::sqlite::OpenError;
 pub use token::{Token, credentials_folder};

@@ -14,6 +14,7 @@
 pub(crate) mod follow;
 mod history;
 pub(crate) mod link;
+pub(crate) mod read;
 pub(crate) mod schema;
 mod tables;
 mod tidy;
@@ -31,6 +32,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Error, Statement};
 
+use super::archive::Archived;
 use super::contract::{AppendError, History, Store};
 use super::fail::{FailAt, FailMoment};
 use super::rows::Row;
@@ -262,6 +264,16 @@ async fn is_written(client: &Client, batch: &Batch) -> Result<bool, Error> {
     let same: Option<bool> =
         client.query_opt_scalar(sql, &[&batch.first_seq, &batch.last_seq, &batch.wall_ms, &batch.frames]).await?;
     Ok(same == Some(true))
+}
+
+/// Reads a row of first sequence, last sequence, wall time and frames.
+fn archived(row: &tokio_postgres::Row) -> Archived {
+    Archived {
+        first_seq: row.get::<_, i64>(0).cast_unsigned(),
+        last_seq: row.get::<_, i64>(1).cast_unsigned(),
+        wall_ms: row.get::<_, i64>(2).cast_unsigned(),
+        frames: row.get(3),
+    }
 }
 
 /// Says what a failed append means.

@@ -6,6 +6,9 @@ mod common;
 mod disk;
 mod door;
 mod kill;
+mod lead;
 mod logs;
 mod rows;
+#[path = "../../src/store/tests/server.rs"]
+mod server;
 mod straight_path;

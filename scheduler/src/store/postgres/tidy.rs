@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_postgres::{Client, Transaction};
 
-use super::super::archive::{self, Archived};
+use super::super::archive;
 use super::link::Target;
 use super::schema;
 use crate::lead::lease::chain;
@@ -117,12 +117,7 @@ async fn archive(client: &mut Client, snapshot: &Snapshot) -> Result<bool, Faile
     let mut bytes = 0;
     let mut batches = Vec::new();
     for row in transaction.query(sql, &[&snapshot.seq.cast_signed(), &STEP_BATCHES]).await? {
-        let batch = Archived {
-            first_seq: row.get::<_, i64>(0).cast_unsigned(),
-            last_seq: row.get::<_, i64>(1).cast_unsigned(),
-            wall_ms: row.get::<_, i64>(2).cast_unsigned(),
-            frames: row.get(3),
-        };
+        let batch = super::archived(&row);
         bytes += batch.frames.len();
         batches.push(batch);
         if bytes > STEP_BYTES {
