@@ -99,7 +99,15 @@ fn alive(grant: Option<&Grant>, held: &HeldLease, now: Time) -> Adopted {
         }
         begun = u64::from(terms.first) + 1;
     }
-    Adopted { terms, held: true, open, begun, renewed: now }
+    let renewed = renewed(&terms, held.deadline_ms).unwrap_or(now);
+    Adopted { terms, held: true, open, begun, renewed }
+}
+
+/// When the scheduler had been heard, by the deadline that the agent gave this lease then: silence is counted over
+/// restarts of the agent.
+fn renewed(terms: &Terms, deadline_ms: u64) -> Option<Time> {
+    let after = terms.stop_after.filter(|_| deadline_ms > 0)?;
+    Some(Time(deadline_ms.saturating_sub(after.0).saturating_sub(terms.grace.0)))
 }
 
 /// Terms for a lease that the journal lost, from what the supervisor says of it.

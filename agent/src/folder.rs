@@ -5,13 +5,13 @@
 //!
 //! Invariants:
 //! - The lock is held as long as [`Folder`] lives, and no child inherits it.
-//! - The count is on disk before it is used.
+//! - The count is on disk before it is used, also when the disk is full.
 //!
 //! Elsewhere: grants are `journal`, attempt directories and logs are the supervisor's.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -22,6 +22,9 @@ pub enum FolderError {
     /// Another agent runs on it.
     #[error("another agent runs on {}", .0.display())]
     Held(PathBuf),
+    /// There is no room for the few bytes a first start needs.
+    #[error("the disk under {} is full", .0.display())]
+    Full(PathBuf),
     /// The file system refused.
     #[error("cannot use {}", path.display())]
     Io {
@@ -52,7 +55,10 @@ impl Folder {
         let path = state.join("agent");
         let failed = |path: &Path| {
             let path = path.to_owned();
-            move |source| FolderError::Io { path, source }
+            move |source: io::Error| match is_full(&source) {
+                true => FolderError::Full(path),
+                false => FolderError::Io { path, source },
+            }
         };
         // Tasks of another user pass through it to their own directories; they cannot list it.
         let mode = if rustix::process::getuid().is_root() { 0o711 } else { 0o700 };
@@ -112,17 +118,38 @@ fn count_start(folder: &Path) -> io::Result<u64> {
         Err(error) => return Err(error),
     };
     let starts = before.saturating_add(1);
-    write_durably(&path, starts.to_string().as_bytes())?;
+    // Always as long, so that a full disk cannot keep it from being counted.
+    write_durably(&path, format!("{starts:020}").as_bytes())?;
     Ok(starts)
 }
 
-/// Replaces a file so that either the old or the new content is there, whatever happens.
+/// Whether there is no room on a file system.
+pub(crate) fn is_full(fault: &io::Error) -> bool {
+    matches!(fault.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Replaces a file so that either the old or the new content is there, whatever happens. On a full disk a file of the
+/// same length is written over where it lies, which needs no room; it is shorter than what a disk writes at once.
 fn write_durably(path: &Path, content: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+    let Err(fault) = replace(path, &new, content) else { return Ok(()) };
+    if !is_full(&fault) {
+        return Err(fault);
+    }
+    let _ = fs::remove_file(&new);
+    let Ok(file) = OpenOptions::new().write(true).open(path) else { return Err(fault) };
+    if file.metadata()?.len() != content.len() as u64 {
+        return Err(fault);
+    }
+    file.write_all_at(content, 0)?;
+    file.sync_all()
+}
+
+fn replace(path: &Path, new: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(new)?;
     file.write_all(content)?;
     file.sync_all()?;
-    fs::rename(&new, path)?;
+    fs::rename(new, path)?;
     if let Some(folder) = path.parent() {
         File::open(folder)?.sync_all()?;
     }

@@ -4,7 +4,8 @@
 //! write is enough: it must survive the agent, not the kernel, for a new boot ends every process anyway. The task
 //! itself (command, environment) is left out: it was handed to the supervisor.
 //!
-//! Invariants: a torn end is cut off; the file is rewritten when most of it is struck out.
+//! Invariants: a torn end is cut off, also after a failed write; the file is rewritten when most of it is struck out.
+//! [`RESERVE`] bytes are allocated ahead, so that grants can still be noted on a full disk.
 //!
 //! Elsewhere: what the supervisor holds is in its own spool.
 
@@ -17,8 +18,12 @@ use std::path::{Path, PathBuf};
 use gangsaw_proto::node::v1::{Grant, TaskSpec};
 use prost::Message as _;
 
+use crate::folder::is_full;
+
 /// The file is rewritten when it is longer than this and at most a quarter of its records live.
 const REWRITE_BYTES: usize = 256 * 1024;
+/// Disk set aside, some thousand grants.
+const RESERVE: u64 = 512 * 1024;
 
 /// The file, open at its end, and what lives in it.
 #[derive(Debug)]
@@ -40,11 +45,15 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
-        let grants = decode(&bytes);
+        let (grants, whole) = decode(&bytes);
         let file = append_to(path)?;
-        let mut journal = Journal { path: path.to_owned(), file, bytes: 0, records: 0, grants };
-        journal.rewrite()?;
-        Ok(journal)
+        file.set_len(whole as u64)?;
+        let mut journal = Journal { path: path.to_owned(), file, bytes: whole, records: usize::MAX, grants };
+        match journal.rewrite() {
+            // The old file goes on as it is.
+            Err(error) if is_full(&error) => Ok(journal),
+            rewritten => rewritten.map(|()| journal),
+        }
     }
 
     /// Appends a grant.
@@ -62,24 +71,34 @@ impl Journal {
         }
         self.append(&Grant { lease_id: lease, ..Grant::default() })?;
         if self.bytes > REWRITE_BYTES && self.records > 4 * self.grants.len() {
-            self.rewrite()?;
+            return match self.rewrite() {
+                Err(error) if is_full(&error) => Ok(()),
+                rewritten => rewritten,
+            };
         }
         Ok(())
     }
 
     fn append(&mut self, record: &Grant) -> io::Result<()> {
         let bytes = record.encode_length_delimited_to_vec();
-        self.file.write_all(&bytes)?;
+        if let Err(error) = self.file.write_all(&bytes) {
+            // A part may have been written: a later record must start at a record's edge.
+            self.file.set_len(self.bytes as u64)?;
+            return Err(error);
+        }
         self.bytes += bytes.len();
-        self.records += 1;
+        self.records = self.records.saturating_add(1);
         Ok(())
     }
 
     fn rewrite(&mut self) -> io::Result<()> {
         let bytes: Vec<u8> = self.grants.values().flat_map(|grant| grant.encode_length_delimited_to_vec()).collect();
         let new = self.path.with_extension("new");
-        fs::write(&new, &bytes)?;
-        fs::rename(&new, &self.path)?;
+        let written = fs::write(&new, &bytes).and_then(|()| fs::rename(&new, &self.path));
+        if let Err(error) = written {
+            let _ = fs::remove_file(&new);
+            return Err(error);
+        }
         self.file = append_to(&self.path)?;
         (self.bytes, self.records) = (bytes.len(), self.grants.len());
         Ok(())
@@ -89,27 +108,32 @@ impl Journal {
 /// Reads the grants of a journal that somebody else may be writing. Nothing when there is none.
 pub(crate) fn peek(path: &Path) -> io::Result<BTreeMap<u64, Grant>> {
     match fs::read(path) {
-        Ok(bytes) => Ok(decode(&bytes)),
+        Ok(bytes) => Ok(decode(&bytes).0),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeMap::new()),
         Err(error) => Err(error),
     }
 }
 
-/// The grants that are not struck out, up to a torn end.
-fn decode(mut bytes: &[u8]) -> BTreeMap<u64, Grant> {
+/// The grants that are not struck out, up to a torn end, and where that is.
+fn decode(all: &[u8]) -> (BTreeMap<u64, Grant>, usize) {
     let mut grants = BTreeMap::new();
+    let (mut bytes, mut whole) = (all, 0);
     while let Ok(grant) = Grant::decode_length_delimited(&mut bytes) {
+        whole = all.len() - bytes.len();
         if struck(&grant) {
             grants.remove(&grant.lease_id);
         } else {
             grants.insert(grant.lease_id, grant);
         }
     }
-    grants
+    (grants, whole)
 }
 
+/// Opens the file at its end, with room ahead where the file system can give it.
 fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    let _ = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, RESERVE);
+    Ok(file)
 }
 
 /// A record without an attempt strikes its lease out: attempts count from 1.

@@ -119,6 +119,8 @@ impl Spool {
         for ((_, path), end) in files.iter().zip(ends) {
             if end <= self.acked + 1 {
                 fs::remove_file(path)?;
+                // On a full disk the newest file may have found no room to set aside; now there is some.
+                reserve(&self.file);
             }
         }
         Ok(())

@@ -38,7 +38,7 @@ mod wire;
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -130,6 +130,7 @@ fn try_hold(paths: &Paths) -> io::Result<Option<File>> {
 fn say(what: &str) {
     static SAID: AtomicU32 = AtomicU32::new(0);
     if SAID.fetch_add(1, Ordering::Relaxed) < LINES_MAX {
-        eprintln!("{} {what}", clock::wall_ms());
+        // It may be on a full disk, and then there is nobody to tell.
+        let _ = writeln!(io::stderr(), "{} {what}", clock::wall_ms());
     }
 }

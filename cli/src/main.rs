@@ -87,7 +87,9 @@ fn runtime(verb: &Verb) -> std::io::Result<tokio::runtime::Runtime> {
     let wanted = std::env::var("GANGSAW_LOG").unwrap_or_else(|_| "info".into());
     let filter = tracing_subscriber::EnvFilter::new(wanted);
     let coloured = output::colour_on_stderr();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(coloured).with_writer(std::io::stderr).init();
+    // A log on a full disk loses lines; it must not cost the daemon its life.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
+    log.with_ansi(coloured).with_writer(std::io::stderr).init();
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 

@@ -254,7 +254,8 @@ impl Agent {
     fn listed(&mut self, now: Time, list: Spool, out: &mut Vec<Effect>) {
         let begun: BTreeMap<LeaseId, Option<u64>> =
             list.leases.iter().map(|adopted| (adopted.terms.lease, (!adopted.held).then_some(adopted.begun))).collect();
-        if let Some(renewed) = list.leases.iter().map(|adopted| adopted.renewed).max()
+        let careful = list.leases.iter().filter(|adopted| adopted.held && adopted.terms.stop_after.is_some());
+        if let Some(renewed) = careful.map(|adopted| adopted.renewed).max()
             && !self.listed
         {
             self.heard = renewed;

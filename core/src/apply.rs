@@ -40,6 +40,7 @@ pub fn apply(state: &mut State, at: Time, event: &Event) {
         Event::NodeModeSet { node, mode, reason, .. } => state.node_mode(*node, *mode, reason),
         Event::NodeForgotten { node, .. } => state.node_forgotten(*node),
         Event::QueueSet { queue, limits, .. } => state.queue_set(queue, *limits),
+        Event::TenantSet { tenant, limits, .. } => state.tenant_set(tenant, *limits),
         Event::RoundDecided { round, more, .. } => state.round_decided(*round, *more),
         Event::ChunkLeased { .. } => state.chunk_leased(at, event),
         Event::GangLeased { .. } => state.gang_leased(at, event),
@@ -50,7 +51,10 @@ pub fn apply(state: &mut State, at: Time, event: &Event) {
             state.elements_succeeded(at, *lease, (*first, *last), *mean_us);
         }
         Event::RankEnded { lease, rank, exit, .. } => state.rank_ended(at, *lease, *rank, exit),
-        Event::GangStopping { job, index, outcome, exit } => state.gang_stopping(*job, *index, *outcome, exit),
+        Event::GangStopping { job, index, outcome, exit, late } => {
+            state.gang_stopping(*job, *index, *outcome, exit);
+            late.iter().for_each(|node| state.count_infra_start(at, *job, *node));
+        }
         Event::AttemptEnded { .. } => state.attempt_ended(at, event),
         Event::ElementsReturned { lease, first, last, .. } => state.elements_returned(at, *lease, *first, *last),
         Event::LeaseTrimmed { lease, .. } => state.lease_trimmed(at, *lease),

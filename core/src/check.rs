@@ -148,7 +148,16 @@ fn queues(state: &State) -> Result<(), Violation> {
         }
         ensure(usage == queue.usage, || format!("queue {}: {:?} counted, {usage:?} found", key.name, queue.usage))?;
     }
-    Ok(())
+    for (tenant, held) in &state.tenants {
+        let mut usage = crate::queue::Usage::default();
+        let queues = state.queues.iter().filter(|(key, _)| key.tenant == *tenant);
+        queues.for_each(|(_, queue)| usage.grow(queue.usage));
+        ensure(usage == held.usage, || format!("tenant {tenant}: {:?} counted, {usage:?} found", held.usage))?;
+    }
+    let orphan = state.queues.keys().find(|key| !state.tenants.contains_key(&key.tenant));
+    ensure(orphan.is_none_or(|key| state.queue(key).usage == Default::default()), || {
+        "a queue's tenant is unknown".into()
+    })
 }
 
 fn gangs(state: &State) -> Result<(), Violation> {

@@ -15,7 +15,7 @@ mod submit;
 mod tick;
 
 pub use next::{INFRA_STARTS_MAX, NODE_EXCLUDED_FOR, REQUEUE_WAIT, REQUEUES_MAX};
-pub use submit::{KEY_KEPT, QUEUES_MAX, SUBMIT_JOBS_MAX};
+pub use submit::{KEY_KEPT, QUEUES_MAX, SUBMIT_JOBS_MAX, TENANTS_MAX};
 pub use tick::{JOB_KEPT, JOBS_ENDED_MAX};
 
 use crate::access::Standing;
@@ -47,6 +47,9 @@ pub fn decide(state: &State, now: Time, request: &Request) -> Step {
         Input::ForgetNode { name } => decider.forget_node(name),
         Input::SetQueue { name, running_max, queued_max, gpus_max } => {
             decider.set_queue(name, *running_max, *queued_max, *gpus_max)
+        }
+        Input::SetTenant { name, running_max, queued_max, gpus_max } => {
+            decider.set_tenant(name, *running_max, *queued_max, *gpus_max)
         }
         Input::Tick => decider.tick(),
     }

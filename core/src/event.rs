@@ -170,6 +170,15 @@ pub enum Event {
         /// All of its limits now.
         limits: Limits,
     },
+    /// A tenant's limits across all of its queues were changed.
+    TenantSet {
+        /// Who asked.
+        by: By,
+        /// Which.
+        tenant: Tenant,
+        /// All of them now.
+        limits: Limits,
+    },
     /// A placement round decided what the next `decisions` events say. It was computed from the state before it.
     RoundDecided {
         /// Its number, from 1.
@@ -296,6 +305,8 @@ pub enum Event {
         outcome: Outcome,
         /// How it ended.
         exit: Exit,
+        /// Nodes that were not prepared in time: each failed to start the job once.
+        late: Vec<NodeId>,
     },
     /// An attempt ended, and what follows. For a gang: after its last rank is gone.
     AttemptEnded {

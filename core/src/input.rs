@@ -113,6 +113,17 @@ pub enum Input {
         /// GPUs that may be held.
         gpus_max: Change,
     },
+    /// Change the limits of a tenant across all of its queues.
+    SetTenant {
+        /// Which.
+        name: Tenant,
+        /// Elements that may be leased.
+        running_max: Change,
+        /// Elements that may wait.
+        queued_max: Change,
+        /// GPUs that may be held.
+        gpus_max: Change,
+    },
     /// Time passed: gang deadlines, lost nodes, old keys and old jobs.
     Tick,
 }

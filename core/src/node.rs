@@ -10,6 +10,9 @@ use crate::resources::{Device, Inventory};
 use crate::state::index::FreeKey;
 use crate::time::Time;
 
+/// Models of GPU that are remembered of a node: a machine sees few in its life.
+pub const MODELS_MAX: usize = 32;
+
 /// Whether a node takes work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NodeMode {
@@ -44,6 +47,19 @@ pub struct NodeBody {
     pub silent_since: Option<Time>,
     /// Reports up to here are durable.
     pub acked_report: u64,
+    /// Every model of GPU it ever had, up to [`MODELS_MAX`].
+    pub models: BTreeSet<String>,
+}
+
+impl NodeBody {
+    /// Notes the models of GPU that it has now.
+    pub(crate) fn note_models(&mut self) {
+        for device in &self.inventory.devices {
+            if self.models.len() < MODELS_MAX && !self.models.contains(&device.model) {
+                self.models.insert(device.model.clone());
+            }
+        }
+    }
 }
 
 /// A node with what is derived from its body and its leases.

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use crate::id::JobId;
-use crate::resources::{Bytes, Cores};
+use crate::id::{JobId, Tenant};
+use crate::resources::{Bytes, Cores, Demand};
 use crate::time::Time;
 
 /// A reason to wait. `Display` is the sentence for people, [`Reason::code`] is stable.
@@ -44,11 +44,20 @@ pub enum Reason {
         /// Most that are free on one node that has cores and memory.
         free: u32,
     },
-    /// No node that is there has such a GPU.
+    /// No node ever had such a GPU.
     NoSuchGpuModel {
         /// What kind.
         model: String,
     },
+    /// Nodes had such GPUs, and none has one now.
+    GpusGone {
+        /// What kind.
+        model: Option<String>,
+        /// How many nodes had one.
+        nodes: u64,
+    },
+    /// No node is large enough, even empty.
+    NodesTooSmall(Lack),
     /// Each rank fits somewhere, all of them together do not.
     InsufficientForGang {
         /// Ranks of the gang.
@@ -63,6 +72,17 @@ pub enum Reason {
     },
     /// The queue runs as many elements as it may.
     QueueLimit {
+        /// `running_max` or `gpus_max`.
+        limit: &'static str,
+        /// Its value.
+        max: u64,
+        /// What is used.
+        used: u64,
+    },
+    /// The tenant runs as many elements as it may, in all of its queues together.
+    TenantLimit {
+        /// Which tenant.
+        tenant: Tenant,
         /// `running_max` or `gpus_max`.
         limit: &'static str,
         /// Its value.
@@ -105,6 +125,56 @@ pub enum Reason {
     NextRound,
 }
 
+/// What no node owns enough of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// Cores.
+    Cpus {
+        /// Asked by one rank, in 1/1000.
+        needed: u64,
+        /// Most that one node owns.
+        largest: u64,
+    },
+    /// Memory.
+    Memory {
+        /// Asked by one rank.
+        needed: u64,
+        /// Most that one node owns.
+        largest: u64,
+    },
+    /// GPUs of a kind.
+    Gpus {
+        /// Asked by one rank.
+        needed: u32,
+        /// The kind, for people.
+        of: String,
+        /// Most that one node owns.
+        largest: u32,
+    },
+    /// Each amount is owned by some node, and by no node all of them.
+    Together {
+        /// What one rank asks for.
+        demand: Demand,
+    },
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lack::Cpus { needed, largest } => {
+                write!(f, "needs {} CPUs on one node, and the largest node has {}", Cores(*needed), Cores(*largest))
+            }
+            Lack::Memory { needed, largest } => {
+                write!(f, "needs {} on one node, and the largest node has {}", Bytes(*needed), Bytes(*largest))
+            }
+            Lack::Gpus { needed, of, largest } => {
+                write!(f, "needs {needed} × {of} on one node, and the largest node has {largest}")
+            }
+            Lack::Together { demand } => write!(f, "needs {demand} on one node, and no node has all of it"),
+        }
+    }
+}
+
 impl Reason {
     /// Returns the stable word of the reason.
     pub fn code(&self) -> &'static str {
@@ -116,9 +186,12 @@ impl Reason {
             Reason::InsufficientMemory { .. } => "insufficient-memory",
             Reason::InsufficientGpus { .. } => "insufficient-gpus",
             Reason::NoSuchGpuModel { .. } => "no-such-gpu-model",
+            Reason::GpusGone { .. } => "gpus-gone",
+            Reason::NodesTooSmall(_) => "nodes-too-small",
             Reason::InsufficientForGang { .. } => "insufficient-for-gang",
             Reason::GangReserved { .. } => "gang-reserved",
             Reason::QueueLimit { .. } => "queue-limit",
+            Reason::TenantLimit { .. } => "tenant-limit",
             Reason::ArrayLimit { .. } => "array-limit",
             Reason::Held => "held",
             Reason::Dependency { .. } => "dependency",
@@ -149,8 +222,13 @@ impl fmt::Display for Reason {
                 write!(f, "needs {needed} × {model} on one node, and at most {free} are free")
             }
             Reason::NoSuchGpuModel { model } => {
-                write!(f, "no node that is there has a GPU `{model}`")
+                write!(f, "no node ever had a GPU `{model}`")
             }
+            Reason::GpusGone { model, nodes } => {
+                let model = model.as_deref().unwrap_or("GPU");
+                write!(f, "{nodes} node(s) had a {model} and none of them has one now")
+            }
+            Reason::NodesTooSmall(lack) => lack.fmt(f),
             Reason::InsufficientForGang { ranks, fit } => {
                 write!(f, "needs room for {ranks} ranks together, and {fit} fit now")
             }
@@ -159,6 +237,9 @@ impl fmt::Display for Reason {
             }
             Reason::QueueLimit { limit, max, used } => {
                 write!(f, "the queue's {limit} is {max}, and {used} are in use")
+            }
+            Reason::TenantLimit { tenant, limit, max, used } => {
+                write!(f, "the {limit} of tenant {tenant}, for all of its queues, is {max}, and {used} are in use")
             }
             Reason::ArrayLimit { max } => write!(f, "the array may run {max} elements at once"),
             Reason::Held => write!(f, "held by its owner"),

@@ -36,9 +36,20 @@ impl Demand {
 
     /// Says whether `device` is of the model asked for.
     pub fn model_matches(&self, device: &Device) -> bool {
-        match &self.gpu_model {
-            Some(model) => device.model.to_lowercase().contains(&model.to_lowercase()),
-            None => true,
+        self.is_model(&device.model)
+    }
+
+    /// Says whether `model` is the one asked for, or none was asked for.
+    pub fn is_model(&self, model: &str) -> bool {
+        self.gpu_model.as_ref().is_none_or(|asked| model.to_lowercase().contains(&asked.to_lowercase()))
+    }
+
+    /// Returns what kind of GPU is asked for, for people.
+    pub(crate) fn gpu_kind(&self) -> String {
+        let model = self.gpu_model.as_deref().unwrap_or("GPU");
+        match self.gpu_memory_bytes {
+            0 => model.to_owned(),
+            bytes => format!("{model} with {}", Bytes(bytes)),
         }
     }
 }

@@ -53,6 +53,8 @@ pub struct State {
     pub(crate) leases: BTreeMap<LeaseId, Lease>,
     pub(crate) gangs: BTreeMap<(JobId, Index), Gang>,
     pub(crate) queues: BTreeMap<QueueKey, Queue>,
+    /// What each tenant may use, and uses, in all of its queues together.
+    pub(crate) tenants: BTreeMap<Tenant, Queue>,
     pub(crate) keys: BTreeMap<(Tenant, IdempotencyKey), UsedKey>,
     pub(crate) node_names: BTreeMap<NodeName, NodeId>,
     pub(crate) index: Indexed,
@@ -76,6 +78,7 @@ impl State {
             leases: BTreeMap::new(),
             gangs: BTreeMap::new(),
             queues: BTreeMap::new(),
+            tenants: BTreeMap::new(),
             keys: BTreeMap::new(),
             node_names: BTreeMap::new(),
             index: Indexed::default(),
@@ -152,6 +155,16 @@ impl State {
     /// Returns a queue, without limits and use if it was never used.
     pub fn queue(&self, key: &QueueKey) -> Queue {
         self.queues.get(key).copied().unwrap_or_default()
+    }
+
+    /// Yields the tenants by name, with what each may use and uses in all of its queues together.
+    pub fn tenants(&self) -> impl Iterator<Item = (&Tenant, &Queue)> {
+        self.tenants.iter()
+    }
+
+    /// Returns a tenant's limits and use, none if it was never heard of.
+    pub fn tenant(&self, tenant: &Tenant) -> Queue {
+        self.tenants.get(tenant).copied().unwrap_or_default()
     }
 
     /// Returns count and order-free hash of the leases a node should hold, to compare with its heartbeat.

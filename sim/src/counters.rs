@@ -63,6 +63,7 @@ const EVENTS: &[&str] = &[
     "NodeModeSet",
     "NodeForgotten",
     "QueueSet",
+    "TenantSet",
     "RoundDecided",
     "ChunkLeased",
     "GangLeased",
@@ -82,7 +83,7 @@ const EVENTS: &[&str] = &[
     "Restored",
 ];
 const OUTCOMES: &[&str] = &["Ok", "Failed", "Oom", "Timeout", "Preempted", "Infra", "Cancelled", "Fenced"];
-const RESTORED: &[&str] = &["Queue", "Node", "Job", "Gang", "Lease", "Key", "Counters"];
+const RESTORED: &[&str] = &["Queue", "Tenant", "Node", "Job", "Gang", "Lease", "Key", "Counters"];
 const EFFECTS: &[&str] = &["Reply", "Grant", "Start", "Revoke", "Trim", "AckReport"];
 const REPLIES: &[&str] = &["Submitted", "Faults", "Refused", "Cancelled", "Retried", "Done", "Welcome"];
 const INPUTS: &[&str] = &[
@@ -99,6 +100,7 @@ const INPUTS: &[&str] = &[
     "SetNode",
     "ForgetNode",
     "SetQueue",
+    "SetTenant",
     "Tick",
 ];
 const AGENT_INPUTS: &[&str] = &[
@@ -205,6 +207,7 @@ impl Counters {
             Event::NodeModeSet { .. } => "NodeModeSet",
             Event::NodeForgotten { .. } => "NodeForgotten",
             Event::QueueSet { .. } => "QueueSet",
+            Event::TenantSet { .. } => "TenantSet",
             Event::RoundDecided { .. } => "RoundDecided",
             Event::ChunkLeased { .. } => "ChunkLeased",
             Event::GangLeased { .. } => "GangLeased",
@@ -275,6 +278,7 @@ impl Counters {
             Input::SetNode { .. } => "SetNode",
             Input::ForgetNode { .. } => "ForgetNode",
             Input::SetQueue { .. } => "SetQueue",
+            Input::SetTenant { .. } => "SetTenant",
             Input::Tick => "Tick",
         };
         self.add(Group::Input, name);
@@ -352,6 +356,7 @@ impl Counters {
     fn restored(&mut self, part: &Restored) {
         let name = match part {
             Restored::Queue { .. } => "Queue",
+            Restored::Tenant { .. } => "Tenant",
             Restored::Node(_) => "Node",
             Restored::Job(_) => "Job",
             Restored::Gang(_) => "Gang",

@@ -77,7 +77,8 @@ impl World {
             690..=739 => self.update(),
             740..=839 => self.set_node(),
             840..=859 => self.forget_node(),
-            860..=929 => self.set_queue(),
+            860..=909 => self.set_queue(),
+            910..=929 => self.set_tenant(),
             930..=939 => self.stop_tasks(),
             940..=959 => self.compact(),
             _ => self.ask_nonsense(),
@@ -199,6 +200,17 @@ impl World {
             _ => Change::Set(self.rng.below(most)),
         };
         let input = Input::SetQueue { name, running_max: change(6), queued_max: change(400), gpus_max: change(4) };
+        self.call(Client::Careless, Tenant::default(), input);
+    }
+
+    fn set_tenant(&mut self) {
+        let name = self.tenant();
+        let mut change = |most: u64| match self.rng.below(3) {
+            0 => Change::Keep,
+            1 => Change::Unlimited,
+            _ => Change::Set(self.rng.below(most)),
+        };
+        let input = Input::SetTenant { name, running_max: change(9), queued_max: change(500), gpus_max: change(5) };
         self.call(Client::Careless, Tenant::default(), input);
     }
 
@@ -332,6 +344,15 @@ impl World {
                     let name = key.name.clone();
                     let input = Input::SetQueue { name, running_max: all, queued_max: all, gpus_max: all };
                     wishes.push((key.tenant.clone(), input));
+                }
+            }
+            for (tenant, held) in state.tenants() {
+                let limits = held.limits;
+                if limits.running_max.or(limits.queued_max).or(limits.gpus_max).is_some() {
+                    let all = Change::Unlimited;
+                    let name = tenant.clone();
+                    let input = Input::SetTenant { name, running_max: all, queued_max: all, gpus_max: all };
+                    wishes.push((tenant.clone(), input));
                 }
             }
         }

@@ -73,6 +73,8 @@ pub(crate) struct History {
     /// Every submit there ever was under a key, for a key may be used again after a day.
     submits: BTreeMap<(Tenant, IdempotencyKey), Vec<Vec<JobId>>>,
     limits: BTreeMap<QueueKey, Limits>,
+    /// Of each tenant, across its queues.
+    tenant_limits: BTreeMap<Tenant, Limits>,
     /// Who holds which device.
     holders: BTreeMap<(NodeId, DeviceId), LeaseId>,
     waiting: u64,
@@ -135,6 +137,10 @@ impl History {
             Event::JobForgotten { job } => self.forgotten(*job),
             Event::QueueSet { queue, limits, .. } => {
                 self.limits.insert(queue.clone(), *limits);
+                Ok(())
+            }
+            Event::TenantSet { tenant, limits, .. } => {
+                self.tenant_limits.insert(tenant.clone(), *limits);
                 Ok(())
             }
             Event::ChunkLeased { .. } => self.chunk_leased(&record.event),

@@ -380,7 +380,7 @@ impl World {
 /// Says whether an input needs room on disk that is not given back by other inputs.
 fn grows_state(input: &Input) -> bool {
     match input {
-        Input::Submit(_) | Input::Retry { .. } | Input::SetQueue { .. } => true,
+        Input::Submit(_) | Input::Retry { .. } | Input::SetQueue { .. } | Input::SetTenant { .. } => true,
         Input::Cancel { .. }
         | Input::Hold { .. }
         | Input::Release { .. }

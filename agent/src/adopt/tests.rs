@@ -45,6 +45,23 @@ fn living_supervisor_says_what_is_open_and_the_journal_what_was_promised() {
 }
 
 #[test]
+fn silence_is_counted_from_the_deadline_that_the_supervisor_kept() {
+    let mut journal = grants(&[(1, 0, 0), (2, 0, 0)]);
+    if let Some(grant) = journal.get_mut(&1) {
+        grant.task = Some(TaskSpec { stop_after_ms: 60_000, grace_ms: 5_000, ..TaskSpec::default() });
+    }
+    let held = [(1, 165_000), (2, 0)].map(|(lease_id, deadline_ms)| {
+        let tasks = vec![HeldTask::default()];
+        HeldLease { lease_id, next_index: 1, tasks, deadline_ms, ..HeldLease::default() }
+    });
+    let spool = listed(&journal, &held, Vec::new(), |_| false, Time(150_000));
+    assert_eq!(spool.leases.iter().map(|adopted| adopted.renewed.0).collect::<Vec<_>>(), [100_000, 150_000]);
+    let mut agent = gangsaw_core::agent::Agent::new(0, Time(150_000));
+    agent.step(Time(150_000), gangsaw_core::agent::Input::SupervisorList(spool));
+    assert_eq!(agent.next_tick(), Some(Time(160_000)), "the lease that never stops does not count");
+}
+
+#[test]
 fn element_that_a_stop_gave_back_is_not_open_any_more() {
     let held =
         HeldLease { lease_id: 1, next_index: 5, last_index: 8, returned_indices: vec![7], ..HeldLease::default() };

@@ -70,6 +70,7 @@ impl Supervisor {
                 prepared: lease.prepared.is_some(),
                 tasks: self.tasks_of(*lease_id).map(|slot| self.held_task(slot)).collect(),
                 returned_indices: lease.skip.iter().copied().collect(),
+                deadline_ms: lease.deadline / 1000,
             }
         };
         self.leases.iter().map(held).collect()

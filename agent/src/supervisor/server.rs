@@ -28,6 +28,7 @@ use super::report::Reporter;
 use super::slot::Slots;
 use super::spawn::{Stack, signals};
 use crate::cgroup::Cgroups;
+use crate::folder::is_full;
 use crate::spool::{self, Spool};
 use gangsaw_proto::supervisor::v1::stop::Reason;
 
@@ -145,8 +146,7 @@ impl Supervisor {
         for note in &cgroups.notes {
             super::say(note);
         }
-        let folders: String = cgroups.folders().map(|folder| format!("{}\n", folder.display())).collect();
-        fs::write(paths.cgroups(), folders)?;
+        note_cgroups(&paths, &cgroups)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
         let spool = Spool::open(spool::folder(&paths.state))?;
@@ -314,6 +314,22 @@ impl Supervisor {
         }
         self.slots.cgroups.remove();
         let _ = fs::remove_file(self.paths.cgroups());
+    }
+}
+
+/// Leaves word of our cgroups for whoever cleans up after us. On a full disk that word may be missing: leftovers are
+/// then found by their environment.
+fn note_cgroups(paths: &Paths, cgroups: &Cgroups) -> io::Result<()> {
+    let folders: String = cgroups.folders().map(|folder| format!("{}\n", folder.display())).collect();
+    if fs::read_to_string(paths.cgroups()).is_ok_and(|there| there == folders) {
+        return Ok(());
+    }
+    match fs::write(paths.cgroups(), folders) {
+        Err(fault) if is_full(&fault) => {
+            super::say(&format!("cannot note the cgroups: {fault}"));
+            Ok(())
+        }
+        written => written,
     }
 }
 

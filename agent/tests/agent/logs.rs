@@ -1,6 +1,6 @@
 //! Questions about logs.
 
-use gangsaw_proto::node::v1::ServeLogsResponse;
+use gangsaw_proto::node::v1::{ServeLogsResponse, attach_request};
 
 use crate::Test;
 use crate::node::{Node, grant, wait_for};
@@ -11,6 +11,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("follower_gets_lines_as_they_come_and_the_rest_when_cancelled", follower_gets_lines_as_they_come),
     ("last_lines_and_one_stream_are_answered_alone", last_lines_and_one_stream),
     ("copied_logs_are_dropped", copied_logs_are_dropped),
+    ("reader_that_stops_reading_stops_neither_heartbeats_nor_tasks", reader_that_stops_reading_stops_nothing),
 ];
 
 /// Every attempt, as the scheduler asks when it copies.
@@ -98,4 +99,29 @@ fn copied_logs_are_dropped() {
         node.scheduler.ask(ServeLogsResponse { attempt: ALL, ..question(id, 1) });
         answer(&node, id).0.is_empty()
     });
+}
+
+/// More than any window or socket on the way holds.
+fn reader_that_stops_reading_stops_nothing() {
+    const BYTES: usize = 7_500_000;
+    let (node, _) = Node::start(&[]);
+    node.grant(1, &format!("head -c {BYTES} /dev/zero; exit 1"));
+    node.ended(1);
+    node.scheduler.reads_logs(false);
+    for id in 5..9 {
+        node.scheduler.ask(question(id, 1));
+    }
+    // As many heartbeats as fill every window, were they to travel with the logs.
+    for _ in 0..5 {
+        node.scheduler.until("a heartbeat", |got| match got {
+            Got::Message(attach_request::Message::Heartbeat(_)) => Some(()),
+            _ => None,
+        });
+    }
+    node.grant(2, "exit 2");
+    assert_eq!(node.ended(2).exit_code, Some(2));
+    node.scheduler.reads_logs(true);
+    for id in 5..9 {
+        assert_eq!(answer(&node, id).0.len(), BYTES, "nothing was lost meanwhile");
+    }
 }

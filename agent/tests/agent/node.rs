@@ -18,6 +18,8 @@ use crate::scheduler::{Got, Scheduler, TOKEN};
 const MARK: &str = "GANGSAW_AGENT_TEST";
 /// Longer than anything a test waits for.
 pub(crate) const WAIT: Duration = Duration::from_secs(30);
+/// Between two looks at something that no event tells.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Becomes an agent: `agent STATE SERVER FLAGS…`.
 pub(crate) fn agent_main() -> ExitCode {
@@ -25,7 +27,7 @@ pub(crate) fn agent_main() -> ExitCode {
     let flag = |name: &str| words.iter().any(|word| word == name);
     let config = Config {
         state_dir: PathBuf::from(&words[0]),
-        server: words[1].clone(),
+        server: std::env::var("GANGSAW_TEST_SERVER").unwrap_or_else(|_| words[1].clone()),
         token: std::env::var("GANGSAW_TOKEN").ok(),
         name: Some("node-of-the-test".to_owned()),
         labels: BTreeMap::from([("rack".to_owned(), "7".to_owned())]),
@@ -246,7 +248,7 @@ impl Drop for Node {
             }
             left.iter().for_each(|pid| signal(*pid, "-KILL"));
             assert!(Instant::now() < deadline, "left running: {left:?}");
-            std::thread::yield_now();
+            std::thread::park_timeout(LOOK);
         }
     }
 }
@@ -283,7 +285,7 @@ pub(crate) fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + WAIT;
     while !holds() {
         assert!(Instant::now() < deadline, "{what} does not come");
-        std::thread::yield_now();
+        std::thread::park_timeout(LOOK);
     }
 }
 

@@ -14,7 +14,7 @@ use gangsaw_proto::node::v1::{
     AttachRequest, AttachResponse, Fact, HeartbeatAck, ReportAck, ServeLogsRequest, ServeLogsResponse, Welcome,
     attach_request, attach_response,
 };
-use tokio::sync::mpsc as channel;
+use tokio::sync::{mpsc as channel, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -43,6 +43,8 @@ struct Shared {
     ask: Mutex<Option<channel::Sender<Ask>>>,
     /// Acknowledge reports and heartbeats.
     acks: AtomicBool,
+    /// Take pieces of logs from their stream.
+    reads: watch::Sender<bool>,
     /// Highest report that was acknowledged.
     acked: Mutex<u64>,
 }
@@ -86,7 +88,9 @@ impl NodeService for Service {
         let shared = Arc::clone(&self.0);
         let mut pieces = request.into_inner();
         tokio::spawn(async move {
-            while let Ok(Some(piece)) = pieces.message().await {
+            let mut reads = shared.reads.subscribe();
+            while reads.wait_for(|reads| *reads).await.is_ok() {
+                let Ok(Some(piece)) = pieces.message().await else { break };
                 let _ = shared.got.send(Got::Logs(piece));
             }
         });
@@ -150,6 +154,7 @@ impl Scheduler {
             say: Mutex::new(None),
             ask: Mutex::new(None),
             acks: AtomicBool::new(true),
+            reads: watch::Sender::new(true),
             acked: Mutex::new(0),
         });
         let stop = CancellationToken::new();
@@ -177,6 +182,11 @@ impl Scheduler {
     /// Whether reports and heartbeats are acknowledged.
     pub(crate) fn acks(&self, acks: bool) {
         self.shared.acks.store(acks, Ordering::SeqCst);
+    }
+
+    /// Whether pieces of logs are taken from their stream.
+    pub(crate) fn reads_logs(&self, reads: bool) {
+        self.shared.reads.send_replace(reads);
     }
 
     /// Says something on the newest control stream.

@@ -1,6 +1,6 @@
 //! The session: lost streams, lost schedulers, wrong tokens, two agents, the end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gangsaw_proto::node::v1::{attach_request, attach_response, ended};
 
@@ -14,6 +14,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("heartbeats_carry_the_leases", heartbeats_carry_the_leases),
     ("reconcile_is_answered_with_a_hello", reconcile_is_answered_with_a_hello),
     ("silent_scheduler_stops_a_task_that_asked_for_it", silent_scheduler_stops_a_task_that_asked_for_it),
+    ("silence_goes_on_counting_while_the_agent_is_restarted", silence_goes_on_counting),
     ("second_agent_on_the_same_folder_refuses", second_agent_on_the_same_folder_refuses),
     ("wrong_token_is_said_and_tried_again", wrong_token_is_said_and_tried_again),
     ("agent_leaves_tasks_running_when_it_is_told_to_stop", agent_leaves_tasks_running),
@@ -101,6 +102,34 @@ fn silent_scheduler_stops_a_task_that_asked_for_it() {
     let hello = node.hello();
     assert_eq!(hello.leases.len(), 2);
     assert_eq!(node.ended(1).cause(), ended::Cause::Disconnected);
+}
+
+/// The task is stopped `stop_after` after the last word of the scheduler, and the agent that was started later knows it.
+fn silence_goes_on_counting() {
+    const STOP_AFTER: Duration = Duration::from_secs(6);
+    let (mut node, _) = Node::start(&[]);
+    let told = node.path("told");
+    let line = format!("trap 'echo > {}; exit 0' TERM; while :; do sleep 0.02; done", told.display());
+    let mut careful = grant(1, &line);
+    let task = careful.task.as_mut().unwrap();
+    // The supervisor's own deadline is far away: it is the agent that has to act.
+    (task.stop_after_ms, task.grace_ms) = (6_000, 60_000);
+    node.say_grant(careful);
+    node.started(1);
+    node.scheduler.acks(false);
+    node.kill_agent();
+    let silent = Instant::now();
+    wait_for("the end of the patience", || silent.elapsed() > STOP_AFTER);
+    assert!(!told.exists(), "nobody was there to stop it");
+    // No scheduler answers the new agent.
+    let address = node.scheduler.address;
+    node.scheduler = Scheduler::start();
+    let mut command = node.command(&[]);
+    command.env("GANGSAW_TEST_SERVER", format!("http://{address}"));
+    let restarted = Instant::now();
+    node.agent = Some(command.spawn().unwrap());
+    wait_for("SIGTERM", || told.exists());
+    assert!(restarted.elapsed() < STOP_AFTER / 2, "{:?} after the restart", restarted.elapsed());
 }
 
 fn second_agent_on_the_same_folder_refuses() {

@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::up;
-use crate::fail::{Failure, SOFTWARE, bad_input, failure};
+use crate::fail::{Failure, SOFTWARE, STORE, bad_input, failure};
 use crate::output::object;
 use crate::part::{die_with_parent, until_told};
 use crate::session::{Session, token};
@@ -79,6 +79,9 @@ fn failed(error: &gangsaw_agent::AgentError, sentence: String) -> Failure {
     match error {
         AgentError::Folder(FolderError::Held(_)) => {
             bad_input("agent-running", sentence, "stop the other agent, or give this one another --state")
+        }
+        AgentError::Folder(FolderError::Full(_)) => {
+            failure("disk-full", sentence, "free some space there, or choose another with --state", STORE)
         }
         AgentError::Folder(FolderError::Io { .. }) => bad_input("bad-state", sentence, "choose another with --state"),
         AgentError::Server(_) => bad_input("bad-server", sentence, "write it as http://127.0.0.1:7461"),

@@ -1,8 +1,11 @@
-//! `gangsaw queue`: the queues, their limits and their use.
+//! `gangsaw queue`: the queues and tenants, their limits and their use.
 
-use gangsaw_proto::admin::v1::{ListQueuesRequest, Queue, SetQueueRequest};
+use gangsaw_proto::admin::v1::{
+    ListQueuesRequest, ListTenantsRequest, Queue, SetQueueRequest, SetTenantRequest, Tenant,
+};
 use serde_json::{Value, json};
 
+use crate::client::Client;
 use crate::fail::{Failure, bad_input};
 use crate::output::{list, object, table};
 use crate::session::Session;
@@ -18,13 +21,17 @@ pub(crate) struct Args {
 enum Verb {
     /// List queues (the default)
     List,
-    /// Make a queue or change its limits; a number, or `none` for no limit
+    /// List tenants, with their limits and use in all of their queues together
+    Tenants,
+    /// Make a queue or change its limits, or a tenant's across its queues; a number, or `none` for no limit
     Set(Set),
 }
 
 #[derive(Clone, Debug, clap::Args)]
 struct Set {
-    queue: String,
+    /// The queue; without it, the limits are the tenant's, for all of its queues together
+    #[arg(required_unless_present = "tenant")]
+    queue: Option<String>,
     /// Elements that may run
     #[arg(long, value_name = "N|none", value_parser = limit)]
     max_running: Option<u64>,
@@ -34,7 +41,7 @@ struct Set {
     /// GPUs that may be held
     #[arg(long, value_name = "N|none", value_parser = limit)]
     gpus_max: Option<u64>,
-    /// Whose queue; by default, your own tenant's
+    /// Whose queue, by default your own tenant's; without a queue, the tenant itself
     #[arg(long, value_name = "TENANT")]
     tenant: Option<String>,
 }
@@ -60,24 +67,37 @@ pub(crate) async fn run(session: &Session, args: &Args) -> Result<u8, Failure> {
             let queues = answer.into_inner().queues;
             list(session.format, "queues", queues.iter().map(value).collect(), || rows(&queues))?;
         }
-        Verb::Set(set) => {
-            if set.queue.is_empty() || set.queue.chars().any(char::is_control) {
-                let hint = "use 1 to 128 letters, digits, `-`, `_` or spaces";
-                return Err(bad_input("bad-value", "that is no name for a queue", hint));
-            }
-            let request = SetQueueRequest {
-                name: set.queue.clone(),
-                running_max: set.max_running,
-                queued_max: set.max_queued,
-                gpus_max: set.gpus_max,
-                tenant: set.tenant.unwrap_or_default(),
-            };
-            client.admin.set_queue(request).await.map_err(|status| client.refused(&status))?;
-            let name = set.queue;
-            object(session.format, json!({ "name": name, "change": "set" }), || format!("set queue {name}\n"))?;
+        Verb::Tenants => {
+            let answer =
+                client.admin.list_tenants(ListTenantsRequest {}).await.map_err(|status| client.refused(&status))?;
+            let tenants = answer.into_inner().tenants;
+            list(session.format, "tenants", tenants.iter().map(tenant_value).collect(), || tenant_rows(&tenants))?;
         }
+        Verb::Set(set) => self::set(session, &mut client, set).await?,
     }
     Ok(0)
+}
+
+/// Sets the limits of a queue, or of a tenant.
+async fn set(session: &Session, client: &mut Client, set: Set) -> Result<(), Failure> {
+    let (running_max, queued_max, gpus_max) = (set.max_running, set.max_queued, set.gpus_max);
+    let (kind, name) = match (&set.queue, &set.tenant) {
+        (Some(queue), _) => ("queue", queue.clone()),
+        (None, tenant) => ("tenant", tenant.clone().unwrap_or_default()),
+    };
+    if name.is_empty() || name.chars().any(char::is_control) {
+        let hint = "use 1 to 128 letters, digits, `-`, `_` or spaces";
+        return Err(bad_input("bad-value", format!("that is no name for a {kind}"), hint));
+    }
+    if set.queue.is_some() {
+        let tenant = set.tenant.unwrap_or_default();
+        let request = SetQueueRequest { name: name.clone(), running_max, queued_max, gpus_max, tenant };
+        client.admin.set_queue(request).await.map_err(|status| client.refused(&status))?;
+    } else {
+        let request = SetTenantRequest { name: name.clone(), running_max, queued_max, gpus_max };
+        client.admin.set_tenant(request).await.map_err(|status| client.refused(&status))?;
+    }
+    object(session.format, json!({ "name": name, "change": "set" }), || format!("set {kind} {name}\n"))
 }
 
 /// A queue as programs read it.
@@ -94,10 +114,41 @@ fn value(queue: &Queue) -> Value {
     })
 }
 
+/// A tenant as programs read it.
+fn tenant_value(tenant: &Tenant) -> Value {
+    json!({
+        "name": tenant.name,
+        "max_running": tenant.running_max,
+        "max_queued": tenant.queued_max,
+        "gpus_max": tenant.gpus_max,
+        "running": tenant.running,
+        "queued": tenant.queued,
+        "gpus": tenant.gpus,
+    })
+}
+
+/// A table of tenants.
+fn tenant_rows(tenants: &[Tenant]) -> comfy_table::Table {
+    let mut table = table(&["TENANT", "RUNNING", "QUEUED", "GPUS"]);
+    for tenant in tenants {
+        table.add_row([
+            tenant.name.clone(),
+            of(tenant.running, tenant.running_max),
+            of(tenant.queued, tenant.queued_max),
+            of(tenant.gpus, tenant.gpus_max),
+        ]);
+    }
+    table
+}
+
+/// What is used of a limit.
+fn of(used: u64, limit: Option<u64>) -> String {
+    limit.map_or(used.to_string(), |limit| format!("{used} of {limit}"))
+}
+
 /// A table of queues.
 fn rows(queues: &[Queue]) -> comfy_table::Table {
     let mut table = table(&["QUEUE", "RUNNING", "QUEUED", "GPUS"]);
-    let of = |used: u64, limit: Option<u64>| limit.map_or(used.to_string(), |limit| format!("{used} of {limit}"));
     for queue in queues {
         table.add_row([
             queue.name.clone(),

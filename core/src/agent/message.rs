@@ -55,7 +55,8 @@ pub struct Adopted {
     pub open: RangeSet,
     /// No element from here on was begun. A gang's is above its index once it was told to start. When in doubt, more.
     pub begun: u64,
-    /// The newest [`Order::Renew`] the supervisor had when it took the lease or since.
+    /// The newest [`Order::Renew`] the supervisor had when it took the lease or since; it counts for a lease that is
+    /// held and stops when nobody is heard.
     pub renewed: Time,
 }
 

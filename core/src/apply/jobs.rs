@@ -239,6 +239,11 @@ impl State {
         self.index.changes.relaxed = true;
     }
 
+    pub(super) fn tenant_set(&mut self, tenant: &Tenant, limits: Limits) {
+        self.tenants.entry(tenant.clone()).or_default().limits = limits;
+        self.index.changes.relaxed = true;
+    }
+
     pub(super) fn round_decided(&mut self, round: u64, more: bool) {
         self.counters.round = round;
         self.index.changes.relaxed = more;

@@ -274,7 +274,7 @@ impl State {
     }
 
     /// Several ranks of one refusal are one start.
-    fn count_infra_start(&mut self, at: Time, job: JobId, node: NodeId) {
+    pub(super) fn count_infra_start(&mut self, at: Time, job: JobId, node: NodeId) {
         let Some(job) = self.jobs.get_mut(&job) else {
             return;
         };

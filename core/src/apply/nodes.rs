@@ -26,13 +26,15 @@ impl State {
             mode_reason: String::new(),
             silent_since: None,
             acked_report: 0,
+            models: BTreeSet::new(),
         });
         self.counters.node = self.counters.node.max(node.0 + 1);
     }
 
     /// Puts a node, new or restored, into the state and its indices.
-    pub(super) fn insert_node(&mut self, body: NodeBody) {
+    pub(super) fn insert_node(&mut self, mut body: NodeBody) {
         let id = body.id;
+        body.note_models();
         self.node_names.insert(body.name.clone(), id);
         if body.silent_since.is_some() {
             self.index.silent.insert(id);
@@ -67,6 +69,7 @@ impl State {
             return;
         };
         node.body.inventory = inventory.clone();
+        node.body.note_models();
         self.index.changes.relaxed = true;
         self.refree(id);
     }

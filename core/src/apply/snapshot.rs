@@ -6,6 +6,8 @@ use crate::state::{Counters, State, UsedKey};
 /// Returns compacted events whose fold from [`State::new`], at the state's own time, is `state`.
 pub fn snapshot_events(state: &State) -> Vec<Event> {
     let queues = state.queues.iter().map(|(key, queue)| Restored::Queue { queue: key.clone(), limits: queue.limits });
+    let tenants =
+        state.tenants.iter().map(|(tenant, held)| Restored::Tenant { tenant: tenant.clone(), limits: held.limits });
     let nodes = state.nodes.values().map(|node| Restored::Node(Box::new(node.body.clone())));
     let jobs = state.jobs.values().map(|job| Restored::Job(Box::new(job.body.clone())));
     let gangs = state.gangs.values().map(|gang| Restored::Gang(Box::new(gang.clone())));
@@ -20,6 +22,7 @@ pub fn snapshot_events(state: &State) -> Vec<Event> {
     let Counters { job, lease, node, round } = state.counters;
     let counters = std::iter::once(Restored::Counters { job, lease, node, round });
     queues
+        .chain(tenants)
         .chain(nodes)
         .chain(jobs)
         .chain(gangs)
@@ -34,6 +37,7 @@ impl State {
     pub(super) fn restored(&mut self, restored: &Restored) {
         match restored {
             Restored::Queue { queue, limits } => self.queue_set(queue, *limits),
+            Restored::Tenant { tenant, limits } => self.tenant_set(tenant, *limits),
             Restored::Node(body) => self.insert_node((**body).clone()),
             Restored::Job(body) => self.insert_job((**body).clone()),
             Restored::Gang(gang) => {

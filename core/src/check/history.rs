@@ -88,6 +88,7 @@ impl History {
             | Event::NodeModeSet { .. }
             | Event::NodeForgotten { .. }
             | Event::QueueSet { .. }
+            | Event::TenantSet { .. }
             | Event::GangStarted { .. }
             | Event::GangStopping { .. }
             | Event::LeaseTrimmed { .. }
@@ -161,15 +162,17 @@ impl History {
     }
 }
 
-/// A queue's limits hold with what is about to start.
+/// A queue's limits, and its tenant's, hold with what is about to start.
 fn quota(state: &State, job: JobId, running: u64, gpus: usize) -> Result<(), Violation> {
     let Some(key) = state.jobs.get(&job).and_then(|job| job.entry.queue.as_ref()) else {
         return Ok(());
     };
-    let queue = state.queue(key);
-    let runs = queue.limits.running_max.is_none_or(|max| queue.usage.running + running <= max);
-    ensure(runs, || format!("job {job}: queue {} would run more than its running_max", key.name))?;
     let gpus = gpus as u64;
-    let holds = queue.limits.gpus_max.is_none_or(|max| gpus == 0 || queue.usage.gpus + gpus <= max);
-    ensure(holds, || format!("job {job}: queue {} would hold more than its gpus_max", key.name))
+    for (who, held) in [("queue", state.queue(key)), ("tenant", state.tenant(&key.tenant))] {
+        let runs = held.limits.running_max.is_none_or(|max| held.usage.running + running <= max);
+        ensure(runs, || format!("job {job}: the {who} of {key:?} would run more than its running_max"))?;
+        let holds = held.limits.gpus_max.is_none_or(|max| gpus == 0 || held.usage.gpus + gpus <= max);
+        ensure(holds, || format!("job {job}: the {who} of {key:?} would hold more than its gpus_max"))?;
+    }
+    Ok(())
 }

@@ -1,10 +1,11 @@
 //! What people change: cancel, hold, release, retry, update, queues.
 
 use super::Decider;
+use super::submit::TENANTS_MAX;
 use crate::effect::{RefusalKind, Reply, Step};
 use crate::event::Event;
 use crate::grant;
-use crate::id::{JobId, QueueName};
+use crate::id::{JobId, QueueName, Tenant};
 use crate::input::Change;
 use crate::job::body::{After, CancelCause, Job, Standing};
 use crate::job::parse::{PRIORITIES, TIME_LIMIT_MAX};
@@ -112,6 +113,9 @@ impl Decider<'_> {
         if let Some(refused) = self.refuse_full(&self.queue_of(job), hit.len()) {
             return refused;
         }
+        if let Some(fault) = super::submit::tenant_fault(self.state, &job.body.tenant, hit.len()) {
+            return self.refuse(RefusalKind::Exhausted, fault.reason, fault.message, &fault.hint);
+        }
         let mut step = self.answer(Reply::Retried { elements: hit.len() });
         step.events.push(Event::ElementsRetried { by: self.by(), job: id, elements: hit, after });
         step
@@ -169,14 +173,26 @@ impl Decider<'_> {
             return refused;
         }
         let old = self.state.queue(&key).limits;
-        let limits = Limits {
-            running_max: changed(old.running_max, running),
-            queued_max: changed(old.queued_max, queued),
-            gpus_max: changed(old.gpus_max, gpus),
-        };
+        let limits = changed_limits(old, running, queued, gpus);
         let mut step = self.answer(Reply::Done);
         if limits != old || !self.state.queues.contains_key(&key) {
             step.events.push(Event::QueueSet { by: self.by(), queue: key, limits });
+        }
+        step
+    }
+
+    /// Limits a tenant across its queues, also before it has any.
+    pub(super) fn set_tenant(&self, tenant: &Tenant, running: Change, queued: Change, gpus: Change) -> Step {
+        let known = self.state.tenants.contains_key(tenant);
+        if !known && self.state.tenants.len() >= TENANTS_MAX {
+            let message = format!("there are {TENANTS_MAX} tenants, and `{tenant}` would be another");
+            return self.refuse(RefusalKind::Exhausted, "too-many-tenants", message, "");
+        }
+        let old = self.state.tenant(tenant).limits;
+        let limits = changed_limits(old, running, queued, gpus);
+        let mut step = self.answer(Reply::Done);
+        if limits != old || !known {
+            step.events.push(Event::TenantSet { by: self.by(), tenant: tenant.clone(), limits });
         }
         step
     }
@@ -195,6 +211,14 @@ impl Decider<'_> {
 
     fn queue_of(&self, job: &Job) -> QueueKey {
         QueueKey { tenant: job.body.tenant.clone(), name: job.body.queue.clone() }
+    }
+}
+
+fn changed_limits(old: Limits, running: Change, queued: Change, gpus: Change) -> Limits {
+    Limits {
+        running_max: changed(old.running_max, running),
+        queued_max: changed(old.queued_max, queued),
+        gpus_max: changed(old.gpus_max, gpus),
     }
 }
 

@@ -211,7 +211,7 @@ impl Scratch<'_> {
     }
 
     /// Keeps a job from a node that failed to start it too often.
-    fn exclude(&mut self, lease: &Lease, reason: &str) {
+    pub(super) fn exclude(&mut self, lease: &Lease, reason: &str) {
         let now = self.decider.now;
         let Some(job) = self.decider.state.jobs.get(&lease.job) else {
             return;

@@ -108,6 +108,15 @@ impl<'a> Scratch<'a> {
 
     /// Ends a gang's attempt for all of its ranks, unless that was done before.
     pub(super) fn stop_gang(&mut self, job: JobId, index: Index, outcome: Outcome, exit: Exit) {
+        self.stop(job, index, outcome, exit, Vec::new());
+    }
+
+    /// Ends the attempt of a gang for which `late` nodes were not ready.
+    pub(super) fn stop_late_gang(&mut self, job: JobId, index: Index, exit: Exit, late: Vec<NodeId>) {
+        self.stop(job, index, Outcome::Infra, exit, late);
+    }
+
+    fn stop(&mut self, job: JobId, index: Index, outcome: Outcome, exit: Exit, late: Vec<NodeId>) {
         let Some(gang) = self.gang(job, index) else {
             return;
         };
@@ -116,7 +125,7 @@ impl<'a> Scratch<'a> {
         }
         gang.stopping = Some(Stopping { outcome, exit: exit.clone() });
         let leases = gang.leases.clone();
-        self.event(Event::GangStopping { job, index, outcome, exit });
+        self.event(Event::GangStopping { job, index, outcome, exit, late });
         for id in leases {
             let Some(lease) = self.lease(id) else {
                 continue;

@@ -9,7 +9,7 @@ use super::fits::never_fits;
 use crate::effect::{RefusalKind, Reply, Step, SubmitFault};
 use crate::event::{Event, NewJob};
 use crate::hash::Fnv;
-use crate::id::{JobId, JobName};
+use crate::id::{JobId, JobName, Tenant};
 use crate::input::Submit;
 use crate::job::body::{After, Standing};
 use crate::job::spec::{DependsOn, Fault, JobSpec};
@@ -25,6 +25,9 @@ pub const KEY_KEPT: Millis = Millis::hours(24);
 
 /// Queues of a cluster: each has a line in every listing.
 pub const QUEUES_MAX: usize = 1_000;
+
+/// Tenants with limits or use: each has a line in every listing.
+pub const TENANTS_MAX: usize = 1_000;
 
 impl Decider<'_> {
     pub(super) fn submit(&self, submit: &Submit) -> Step {
@@ -90,6 +93,19 @@ pub(super) fn queue_fault(state: &State, key: &QueueKey, more: u64) -> Option<Fa
         }
         Some(_) | None => None,
     }
+}
+
+/// Returns what is wrong with `more` waiting elements of a tenant, in whichever of its queues.
+pub(super) fn tenant_fault(state: &State, tenant: &Tenant, more: u64) -> Option<Fault> {
+    let held = state.tenant(tenant);
+    let max = held.limits.queued_max?;
+    let used = held.usage.queued;
+    (used.saturating_add(more) > max).then(|| Fault {
+        path: String::new(),
+        reason: "tenant-full",
+        message: format!("tenant `{tenant}` may hold {max} waiting elements and has {used}; {more} more"),
+        hint: "wait, or ask for a larger queued_max of the tenant".to_owned(),
+    })
 }
 
 /// Resolves the aliases of one submit and collects what is wrong with it.
@@ -210,6 +226,10 @@ impl<'a> Resolver<'a> {
         for (at, spec) in self.jobs.iter().enumerate() {
             let key = QueueKey { tenant: self.decider.request.tenant.clone(), name: spec.queue.clone() };
             more.entry(key).or_insert((at, 0)).1 += spec.element_count();
+        }
+        let all = more.values().map(|(_, more)| more).sum();
+        if let Some(fault) = tenant_fault(self.decider.state, &self.decider.request.tenant, all) {
+            self.faults.push(SubmitFault { job: 0, fault });
         }
         let new = more.keys().filter(|key| !self.decider.state.queues.contains_key(key)).count();
         let count = self.decider.state.queues.len() + new;

@@ -53,12 +53,19 @@ impl Scratch<'_> {
             let Some(gang) = self.gang(*job, *index).cloned() else {
                 continue;
             };
-            let unready = gang.leases.iter().find(|id| self.lease(**id).is_none_or(|lease| lease.port.is_none()));
-            let node = unready.and_then(|id| self.lease(*id)).map(|lease| lease.node);
-            let name = node.and_then(|node| decider.state.nodes.get(&node)).map(|node| node.body.name.as_str());
-            let detail = format!("node `{}` was not ready in time", name.unwrap_or("?"));
-            let outcome = if gang.cancelled { Outcome::Cancelled } else { Outcome::Infra };
-            self.stop_gang(*job, *index, outcome, infra_exit(&detail));
+            let leases: Vec<_> = gang.leases.iter().filter_map(|id| self.lease(*id).cloned()).collect();
+            let unready: Vec<_> = leases.iter().filter(|lease| lease.port.is_none()).collect();
+            let node = unready.first().and_then(|lease| decider.state.nodes.get(&lease.node));
+            let name = node.map_or("?", |node| node.body.name.as_str());
+            let detail = format!("node `{name}` was not ready in time");
+            if gang.cancelled {
+                self.stop_gang(*job, *index, Outcome::Cancelled, infra_exit(&detail));
+                continue;
+            }
+            // Each node that was late failed to start the job, as one that refused to would have.
+            unready.iter().for_each(|lease| self.exclude(lease, &detail));
+            let late = unready.iter().map(|lease| lease.node).collect();
+            self.stop_late_gang(*job, *index, infra_exit(&detail), late);
         }
     }
 

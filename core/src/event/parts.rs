@@ -53,6 +53,7 @@ impl Event {
             | Event::NodeModeSet { .. }
             | Event::NodeForgotten { .. }
             | Event::QueueSet { .. }
+            | Event::TenantSet { .. }
             | Event::RoundDecided { .. }
             | Event::ReportTaken { .. }
             | Event::Restored(_) => Vec::new(),
@@ -89,6 +90,13 @@ pub enum Restored {
     Queue {
         /// Which.
         queue: QueueKey,
+        /// Its limits.
+        limits: Limits,
+    },
+    /// A tenant with its limits across its queues.
+    Tenant {
+        /// Which.
+        tenant: Tenant,
         /// Its limits.
         limits: Limits,
     },

@@ -9,7 +9,7 @@ use std::ops::Bound;
 
 use super::free::Free;
 use super::{DECISIONS_MAX, Decision};
-use crate::id::JobId;
+use crate::id::{JobId, Tenant};
 use crate::job::body::Job;
 use crate::queue::{QueueKey, Usage};
 use crate::state::State;
@@ -50,8 +50,9 @@ pub(super) struct Solver<'a> {
     pub(super) now: Time,
     pub(super) free: Free<'a>,
     pub(super) round: Round,
-    /// What the round adds to the use of queues.
-    pub(super) used: BTreeMap<QueueKey, Usage>,
+    /// What the round adds to the use of queues, and of tenants.
+    used: BTreeMap<QueueKey, Usage>,
+    used_by: BTreeMap<Tenant, Usage>,
     heads: BTreeMap<Place, Head>,
     /// Jobs whose place in the index is out of date at `now`.
     awake: BTreeSet<JobId>,
@@ -66,6 +67,7 @@ pub(crate) fn solve(state: &State, now: Time, scratch: bool) -> Round {
         free: Free::new(state),
         round: Round::default(),
         used: BTreeMap::new(),
+        used_by: BTreeMap::new(),
         heads: BTreeMap::new(),
         awake: BTreeSet::new(),
         reserved: false,
@@ -147,9 +149,8 @@ impl<'a> Solver<'a> {
     }
 
     pub(super) fn use_queue(&mut self, line: &Line, more: Usage) {
-        let used = self.used.entry(line.queue.clone()).or_default();
-        used.running += more.running;
-        used.gpus += more.gpus;
+        self.used.entry(line.queue.clone()).or_default().grow(more);
+        self.used_by.entry(line.queue.tenant.clone()).or_default().grow(more);
     }
 
     /// Says whether no alternative of a job may start for its queue's limits.
@@ -158,18 +159,12 @@ impl<'a> Solver<'a> {
         line.shape.demands.iter().all(|demand| self.room_in_queue(&line.queue, u64::from(demand.gpus) * replicas) == 0)
     }
 
-    /// Returns how many more elements that hold `gpus` each a queue lets run.
+    /// Returns how many more elements that hold `gpus` each a queue and its tenant let run.
     pub(super) fn room_in_queue(&self, key: &QueueKey, gpus: u64) -> u64 {
-        let queue = self.state.queue(key);
-        let more = self.used.get(key).copied().unwrap_or_default();
-        let running =
-            queue.limits.running_max.map_or(u64::MAX, |max| max.saturating_sub(queue.usage.running + more.running));
-        let by_gpus = queue
-            .limits
-            .gpus_max
-            .filter(|_| gpus > 0)
-            .map_or(u64::MAX, |max| max.saturating_sub(queue.usage.gpus + more.gpus) / gpus);
-        running.min(by_gpus)
+        let in_queue = self.used.get(key).copied().unwrap_or_default();
+        let of_tenant = self.used_by.get(&key.tenant).copied().unwrap_or_default();
+        let (queue, tenant) = (self.state.queue(key), self.state.tenant(&key.tenant));
+        queue.room(in_queue, gpus).min(tenant.room(of_tenant, gpus))
     }
 
     pub(super) fn full(&self) -> bool {

@@ -208,20 +208,27 @@ impl State {
         // Whoever uses less of a queue, or leaves it, makes room in its limits.
         let less = old.usage.running > new.usage.running || old.usage.gpus > new.usage.gpus;
         self.index.changes.relaxed |= old.queue.is_some() && (less || old.queue != new.queue);
-        if let Some(queue) = old.queue.as_ref().and_then(|key| self.queues.get_mut(key)) {
-            queue.usage.running -= old.usage.running;
-            queue.usage.queued -= old.usage.queued;
-            queue.usage.gpus -= old.usage.gpus;
+        self.swap_usage(old, new);
+    }
+
+    /// Moves a job's use from where it was to where it is, in its queue and its tenant.
+    fn swap_usage(&mut self, old: &Entry, new: &Entry) {
+        if old.usage == new.usage && old.queue == new.queue {
+            return;
+        }
+        if let Some(key) = &old.queue {
+            let held = [self.queues.get_mut(key), self.tenants.get_mut(&key.tenant)];
+            held.into_iter().flatten().for_each(|queue| queue.usage.shrink(old.usage));
         }
         if let Some(key) = &new.queue {
             if !self.queues.contains_key(key) {
                 self.queues.insert(key.clone(), Default::default());
             }
-            if let Some(queue) = self.queues.get_mut(key) {
-                queue.usage.running += new.usage.running;
-                queue.usage.queued += new.usage.queued;
-                queue.usage.gpus += new.usage.gpus;
+            if !self.tenants.contains_key(&key.tenant) {
+                self.tenants.insert(key.tenant.clone(), Default::default());
             }
+            let held = [self.queues.get_mut(key), self.tenants.get_mut(&key.tenant)];
+            held.into_iter().flatten().for_each(|queue| queue.usage.grow(new.usage));
         }
     }
 

@@ -232,6 +232,7 @@ impl State {
             && self.leases == other.leases
             && self.gangs == other.gangs
             && self.queues == other.queues
+            && self.tenants == other.tenants
             && self.keys == other.keys
             && self.node_names == other.node_names
             && self.index.same_as(&other.index)

@@ -1,15 +1,15 @@
 //! Why elements of a job wait: asked when somebody wants to know, with the same functions that place, so that the
 //! reason is the code's that refused.
 
-use crate::id::JobId;
+use crate::id::{JobId, NodeId};
 use crate::job::body::{Job, Standing};
-use crate::node::{Node, NodeMode};
+use crate::node::{Node, NodeBody, NodeMode};
 use crate::place::free::{Free, NodeFree};
 use crate::place::gang;
-use crate::reason::Reason;
-use crate::resources::Demand;
+use crate::reason::{Lack, Reason};
+use crate::resources::{Demand, Inventory};
 use crate::state::State;
-use crate::state::index::Place;
+use crate::state::index::{Place, Shape};
 use crate::time::Time;
 
 impl State {
@@ -39,7 +39,7 @@ impl State {
                 let max = job.body.spec.array.as_ref().and_then(|array| array.running_max).unwrap_or(0);
                 reasons.push(Reason::ArrayLimit { max });
             } else {
-                reasons.push(self.queue_reason(job).unwrap_or_else(|| self.fit_reason(job, now)));
+                reasons.extend(self.start_reasons(job, now));
             }
         }
         if let Some((until, _)) = job.waiting.iter().find(|(at, _)| *at > now) {
@@ -54,38 +54,62 @@ impl State {
         reasons
     }
 
-    fn queue_reason(&self, job: &Job) -> Option<Reason> {
-        let queue = self.queue(job.entry.queue.as_ref()?);
-        let used = queue.usage;
-        if let Some(max) = queue.limits.running_max.filter(|max| used.running >= *max) {
-            return Some(Reason::QueueLimit { limit: "running_max", max, used: used.running });
-        }
-        let replicas = u64::from(job.body.spec.replicas);
-        let least = job.body.spec.demands.iter().map(|demand| u64::from(demand.gpus) * replicas).min().unwrap_or(0);
-        let max = queue.limits.gpus_max.filter(|max| least > 0 && used.gpus + least > *max)?;
-        Some(Reason::QueueLimit { limit: "gpus_max", max, used: used.gpus })
-    }
-
-    /// Says why the least demanding alternative (the last) finds no room.
-    fn fit_reason(&self, job: &Job, now: Time) -> Reason {
+    /// Says why no alternative of a job starts: what each of them lacks, the least demanding (the last) first.
+    fn start_reasons(&self, job: &Job, now: Time) -> Vec<Reason> {
         let shape = job.shape_at(now);
-        let Some(demand) = shape.demands.last() else {
-            return Reason::NextRound;
-        };
-        if self.nodes.is_empty() {
-            return Reason::NoNodes;
-        }
-        let could: Vec<&Node> = self.nodes.values().filter(|node| owns(node, demand)).collect();
-        if let Some(reason) = could_not(&could, demand, &shape.excluded, job, now) {
-            return reason;
-        }
         let free = Free::new(self);
         let fits = |demand: &Demand| match shape.replicas {
             1 => free.tightest(demand, &shape.excluded).is_some(),
             replicas => gang::pack(&free, demand, &shape.excluded, replicas).is_some(),
         };
-        if shape.demands.iter().any(fits) {
-            return self.ahead_of(Place::of(job)).map_or(Reason::NextRound, |ahead| Reason::GangReserved { ahead });
+        let mut reasons = Vec::new();
+        for demand in shape.demands.iter().rev() {
+            let limits = self.limit_reasons(job, demand);
+            if limits.is_empty() && fits(demand) {
+                // One alternative that could start is all a job needs.
+                let ahead = self.ahead_of(Place::of(job));
+                return vec![ahead.map_or(Reason::NextRound, |ahead| Reason::GangReserved { ahead })];
+            }
+            let lacks = if limits.is_empty() { vec![self.fit_reason(job, demand, &shape, now)] } else { limits };
+            for reason in lacks {
+                if !reasons.contains(&reason) {
+                    reasons.push(reason);
+                }
+            }
+        }
+        reasons
+    }
+
+    /// Returns the limits that keep one alternative of a job from starting: its queue's, and its tenant's.
+    fn limit_reasons(&self, job: &Job, demand: &Demand) -> Vec<Reason> {
+        let Some(key) = job.entry.queue.as_ref() else { return Vec::new() };
+        let gpus = u64::from(demand.gpus) * u64::from(job.body.spec.replicas);
+        let mut reasons = Vec::new();
+        for (held, tenant) in [(self.queue(key), None), (self.tenant(&key.tenant), Some(key.tenant.clone()))] {
+            let used = held.usage;
+            let running = held.limits.running_max.filter(|max| used.running >= *max);
+            let running = running.map(|max| ("running_max", max, used.running));
+            let by_gpus = held.limits.gpus_max.filter(|max| gpus > 0 && used.gpus + gpus > *max);
+            let found = running.or(by_gpus.map(|max| ("gpus_max", max, used.gpus)));
+            reasons.extend(found.map(|(limit, max, used)| match tenant {
+                None => Reason::QueueLimit { limit, max, used },
+                Some(tenant) => Reason::TenantLimit { tenant, limit, max, used },
+            }));
+        }
+        reasons
+    }
+
+    /// Says why one alternative of a job finds no room.
+    fn fit_reason(&self, job: &Job, demand: &Demand, shape: &Shape, now: Time) -> Reason {
+        if self.nodes.is_empty() {
+            return Reason::NoNodes;
+        }
+        let could: Vec<&Node> = self.nodes.values().filter(|node| owns(node, demand)).collect();
+        if could.is_empty() {
+            return self.owned_by_none(demand);
+        }
+        if let Some(reason) = could_not(&could, &shape.excluded, job, now) {
+            return reason;
         }
         let allowed = could.into_iter().filter(|node| node.takes_work() && !shape.excluded.contains(&node.body.id));
         let frees: Vec<(&Node, NodeFree)> = allowed.map(|node| (node, NodeFree::of(node))).collect();
@@ -94,6 +118,34 @@ impl State {
             return Reason::InsufficientForGang { ranks: shape.replicas, fit: ranks };
         }
         shortage(&frees, demand)
+    }
+
+    /// Says what of a demand no node owns: GPUs of the model, then cores, then memory, then enough GPUs.
+    fn owned_by_none(&self, demand: &Demand) -> Reason {
+        let nodes = || self.nodes.values().map(|node| &node.body);
+        let has = |inventory: &Inventory| inventory.devices.iter().any(|device| demand.model_matches(device));
+        if demand.gpus > 0 && !nodes().any(|node| has(&node.inventory)) {
+            let had = nodes().filter(|node| node.models.iter().any(|model| demand.is_model(model))).count() as u64;
+            let model = demand.gpu_model.clone();
+            return match model {
+                model if had > 0 => Reason::GpusGone { model, nodes: had },
+                Some(model) => Reason::NoSuchGpuModel { model },
+                None => Reason::NodesTooSmall(Lack::Gpus { needed: demand.gpus, of: demand.gpu_kind(), largest: 0 }),
+            };
+        }
+        let largest = |of: fn(&Inventory) -> u64| nodes().map(|node| of(&node.inventory)).max().unwrap_or(0);
+        let (cpus, memory) = (largest(|owned| owned.milli_cpus), largest(|owned| owned.memory_bytes));
+        let accepted = |node: &NodeBody| node.inventory.devices.iter().filter(|device| demand.accepts(device)).count();
+        let gpus = nodes().map(accepted).max().unwrap_or(0);
+        Reason::NodesTooSmall(if cpus < demand.milli_cpus {
+            Lack::Cpus { needed: demand.milli_cpus, largest: cpus }
+        } else if memory < demand.memory_bytes {
+            Lack::Memory { needed: demand.memory_bytes, largest: memory }
+        } else if gpus < demand.gpus as usize {
+            Lack::Gpus { needed: demand.gpus, of: demand.gpu_kind(), largest: u32::try_from(gpus).unwrap_or(u32::MAX) }
+        } else {
+            Lack::Together { demand: demand.clone() }
+        })
     }
 
     /// Returns the first job that is ahead in the lines, for which room is kept.
@@ -113,14 +165,7 @@ fn owns(node: &Node, demand: &Demand) -> bool {
 }
 
 /// Says why none of the nodes that own enough may be used.
-fn could_not(could: &[&Node], demand: &Demand, excluded: &[crate::id::NodeId], job: &Job, now: Time) -> Option<Reason> {
-    if could.is_empty() {
-        return Some(match &demand.gpu_model {
-            Some(model) => Reason::NoSuchGpuModel { model: model.clone() },
-            None if demand.gpus > 0 => Reason::InsufficientGpus { needed: demand.gpus, model: None, free: 0 },
-            None => Reason::InsufficientCpus { needed: demand.milli_cpus, free: 0 },
-        });
-    }
+fn could_not(could: &[&Node], excluded: &[NodeId], job: &Job, now: Time) -> Option<Reason> {
     let nodes = could.len() as u64;
     let heard: Vec<_> = could.iter().filter(|node| node.connected()).collect();
     if heard.is_empty() {

@@ -4,6 +4,7 @@ use expect_test::expect;
 
 use super::world::*;
 use crate::effect::Effect;
+use crate::id::NodeId;
 use crate::input::*;
 use crate::job::draft::*;
 use crate::job::record::Cause;
@@ -214,4 +215,30 @@ fn ranks_go_on_as_few_nodes_as_possible() {
         0.000s gang 1[0] attempt 1 L1:n3×4
         0.000s gang 2[0] attempt 1 L2:n2×8 L3:n1×2"#]]
     .assert_eq(&gangs.join("\n"));
+}
+
+#[test]
+fn a_node_that_is_late_for_a_gang_three_times_is_kept_from_the_job() {
+    let mut w = World::with_nodes(&[(1, 0), (1, 0)]);
+    let job = w.job(gang(2, 1));
+    let mut now = 0;
+    for attempt in 0..3 {
+        let (first, second) = (2 * attempt + 1, 2 * attempt + 2);
+        w.at(now).report(1, &[(first, prepared(7_001))]);
+        let told = w.told();
+        assert!(!told.contains("kept from"), "{told}");
+        now += 60;
+        w.at(now).tick();
+        w.report(1, &[(first, FactKind::Returned { first: 0, last: 0 })]);
+        w.report(2, &[(second, FactKind::Returned { first: 0, last: 0 })]);
+        now += 1 << attempt;
+        w.at(now).tick();
+    }
+    let told = w.told();
+    assert!(told.contains("job 1 kept from n2 until"), "{told}");
+    assert!(!told.contains("kept from n1"), "the node that was ready is not to blame: {told}");
+    assert_eq!(w.states(job), "Pending {Pending: 1}");
+    let starts = &w.state.job(job).unwrap().body.excluded;
+    assert_eq!(starts[&NodeId(2)].reason, "node `n2` was not ready in time");
+    w.replays();
 }

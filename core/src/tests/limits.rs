@@ -2,9 +2,9 @@
 
 use super::world::*;
 use crate::effect::Reply;
-use crate::id::QueueName;
+use crate::id::{QueueName, Tenant};
 use crate::input::*;
-use crate::job::draft::JobDraft;
+use crate::job::draft::{DemandDraft, JobDraft};
 
 fn set(w: &mut World, running: Change, queued: Change, gpus: Change) {
     let name = QueueName::default();
@@ -60,4 +60,72 @@ fn a_job_that_changes_its_queue_frees_the_old_ones_quota() {
     let queue = Some(QueueName::new("other").unwrap());
     w.send(Input::Update { job: runs, priority: None, queue, time_limit: None });
     assert_eq!(w.states(waits), "Running {Starting: 1}");
+}
+
+fn set_tenant(w: &mut World, running_max: Change, queued_max: Change, gpus_max: Change) {
+    w.send(Input::SetTenant { name: Tenant::default(), running_max, queued_max, gpus_max });
+}
+
+fn in_queue(queue: &str, draft: JobDraft) -> JobDraft {
+    JobDraft { queue: queue.into(), ..draft }
+}
+
+#[test]
+fn a_tenants_limit_holds_across_its_queues_and_both_must_have_room() {
+    let mut w = World::with_nodes(&[(8, 0)]);
+    set_tenant(&mut w, Change::Set(2), Change::Keep, Change::Keep);
+    w.job(in_queue("blue", sleep()));
+    let green = w.job(in_queue("green", sleep()));
+    let waits = w.job(in_queue("red", sleep()));
+    assert_eq!(w.states(green), "Running {Starting: 1}");
+    assert_eq!(
+        w.reasons(waits),
+        ["tenant-limit: the running_max of tenant default, for all of its queues, is 2, and 2 are in use"]
+    );
+    w.report(1, &[(1, ended(0, 0, 0))]);
+    assert_eq!(w.states(waits), "Running {Starting: 1}", "what ends in one queue makes room in another");
+    let next = w.job(in_queue("red", sleep()));
+    set_tenant(&mut w, Change::Unlimited, Change::Keep, Change::Keep);
+    assert_eq!(w.states(next), "Running {Starting: 1}");
+    w.replays();
+}
+
+#[test]
+fn one_tenants_limit_is_not_anothers() {
+    let mut w = World::with_nodes(&[(8, 0)]);
+    let other = Tenant::new("other").unwrap();
+    w.send(Input::SetTenant {
+        name: other,
+        running_max: Change::Set(0),
+        queued_max: Change::Keep,
+        gpus_max: Change::Keep,
+    });
+    let job = w.job(sleep());
+    assert_eq!(w.states(job), "Running {Starting: 1}");
+}
+
+#[test]
+fn a_tenant_holds_no_more_gpus_in_all_queues_together_than_it_may() {
+    let mut w = World::with_nodes(&[(8, 4)]);
+    set_tenant(&mut w, Change::Keep, Change::Keep, Change::Set(3));
+    w.job(in_queue("blue", needing(1, 2)));
+    let more = w.job(in_queue("green", needing(1, 2)));
+    let gpu = DemandDraft { gpus: 2, ..DemandDraft::default() };
+    let either = w.job(JobDraft { demands: vec![gpu, DemandDraft::default()], ..in_queue("red", sleep()) });
+    assert_eq!(w.states(more), "Pending {Pending: 1}");
+    assert_eq!(w.states(either), "Running {Starting: 1}", "its other alternative needs no GPU");
+    assert_eq!(w.state.tenant(&Tenant::default()).usage.gpus, 2);
+    w.report(1, &[(1, ended(0, 0, 0))]);
+    assert_eq!(w.states(more), "Running {Starting: 1}");
+}
+
+#[test]
+fn a_tenant_may_hold_no_more_waiting_elements_than_it_may_in_all_queues_together() {
+    let mut w = World::new();
+    set_tenant(&mut w, Change::Keep, Change::Set(3), Change::Keep);
+    w.job(in_queue("blue", array(1)));
+    let Reply::Faults(faults) = w.submit(vec![in_queue("green", array(1))]) else { panic!("the tenant is full") };
+    assert_eq!(faults[0].fault.reason, "tenant-full");
+    assert_eq!(faults[0].fault.message, "tenant `default` may hold 3 waiting elements and has 2; 2 more");
+    w.job(in_queue("green", sleep()));
 }

@@ -125,3 +125,42 @@ fn a_withheld_device_is_not_given_and_a_model_is_matched_as_a_part_of_the_name()
     let waits = w.job(model("H200"));
     assert_eq!(w.reasons(waits), ["insufficient-gpus: needs 1 × H200 on one node, and at most 0 are free"]);
 }
+
+#[test]
+fn each_alternative_that_could_not_start_says_why() {
+    let mut w = World::with_nodes(&[(4, 1)]);
+    w.job(needing(3, 1));
+    let gpu = DemandDraft { gpus: 1, ..DemandDraft::default() };
+    let cpu = DemandDraft { milli_cpus: 2_000, ..DemandDraft::default() };
+    let job = w.job(JobDraft { demands: vec![gpu, cpu], ..sleep() });
+    assert_eq!(
+        w.reasons(job),
+        [
+            "insufficient-cpus: needs 2 CPUs on one node, and at most 1 are free",
+            "insufficient-gpus: needs 1 × GPU on one node, and at most 0 are free",
+        ]
+    );
+}
+
+#[test]
+fn only_a_model_that_no_node_ever_had_is_said_to_be_unknown() {
+    let model = |name: &str, gpus| {
+        let demand = DemandDraft { gpus, gpu_model: name.into(), ..DemandDraft::default() };
+        JobDraft { demands: vec![demand], ..sleep() }
+    };
+    let mut w = World::new();
+    let never = w.job(model("l4", 1));
+    let many = w.job(model("h200", 4));
+    let one = w.job(model("h200", 1));
+    let cores = w.job(needing(64, 1));
+    w.send(Input::Hold { job: one });
+    w.hello(1, inventory(1, 8, 2), &[]);
+    assert_eq!(w.reasons(never), ["no-such-gpu-model: no node ever had a GPU `l4`"]);
+    assert_eq!(w.reasons(many), ["nodes-too-small: needs 4 × h200 on one node, and the largest node has 2"]);
+    assert_eq!(w.reasons(cores), ["nodes-too-small: needs 64 CPUs on one node, and the largest node has 8"]);
+    // Its GPUs fall off the bus: they were there.
+    w.send(Input::NodeInventory { node: NodeId(1), inventory: inventory(1, 8, 0) });
+    w.send(Input::Release { job: one });
+    assert_eq!(w.reasons(one), ["gpus-gone: 1 node(s) had a h200 and none of them has one now"]);
+    assert_eq!(w.reasons(never), ["no-such-gpu-model: no node ever had a GPU `l4`"]);
+}

@@ -132,7 +132,7 @@ impl Run {
         let some = |run: &mut Run| run.jobs.get(run.random.below(jobs) as usize).copied();
         let Some(job) = some(self) else { return };
         let part = self.random.percent(50).then(|| RangeSet::range(0, self.random.below(10) as u32));
-        let input = match self.random.below(8) {
+        let input = match self.random.below(10) {
             0 | 1 => Input::Cancel { job, elements: part },
             2 => Input::Hold { job },
             3 => Input::Release { job },
@@ -143,7 +143,19 @@ impl Run {
                 queue: self.random.percent(50).then(|| QueueName::new("other").unwrap()),
                 time_limit: None,
             },
-            6 => Input::SetQueue {
+            6 => Input::SetTenant {
+                name: Tenant::default(),
+                running_max: Change::Set(self.random.below(7)),
+                queued_max: Change::Keep,
+                gpus_max: Change::Set(self.random.below(4)),
+            },
+            7 => Input::SetTenant {
+                name: Tenant::default(),
+                running_max: Change::Unlimited,
+                queued_max: Change::Keep,
+                gpus_max: Change::Unlimited,
+            },
+            8 => Input::SetQueue {
                 name: QueueName::default(),
                 running_max: Change::Set(self.random.below(5)),
                 queued_max: Change::Keep,
@@ -251,6 +263,8 @@ impl Run {
             let free = Change::Unlimited;
             self.send(Input::SetQueue { name, running_max: free, queued_max: free, gpus_max: free }, false);
         }
+        let (name, free) = (Tenant::default(), Change::Unlimited);
+        self.send(Input::SetTenant { name, running_max: free, queued_max: free, gpus_max: free }, false);
         for job in self.jobs.clone() {
             self.send(Input::Release { job }, false);
         }

@@ -171,6 +171,7 @@ impl Desk {
             | Event::NodeSilenced { .. }
             | Event::NodeModeSet { .. }
             | Event::QueueSet { .. }
+            | Event::TenantSet { .. }
             | Event::RoundDecided { .. }
             | Event::ChunkLeased { .. }
             | Event::GangLeased { .. }

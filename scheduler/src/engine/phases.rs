@@ -44,33 +44,17 @@ impl PhaseBook {
                     self.jobs.pop_first();
                 }
             }
-            Event::ChunkLeased { job, first, last, .. } => {
-                if let Some(stamps) = self.of(*job, *first, *last) {
-                    *stamps = Stamps { granted: durable_ns, spawn_us: None, ran_us: None, recorded: 0, ..*stamps };
-                }
-            }
-            Event::GangLeased { job, index, .. } => {
-                if let Some(stamps) = self.of(*job, *index, *index) {
-                    *stamps = Stamps { granted: durable_ns, spawn_us: None, ran_us: None, recorded: 0, ..*stamps };
-                }
-            }
+            Event::ChunkLeased { job, first, last, .. } => self.leased(*job, (*first, *last), durable_ns),
+            Event::GangLeased { job, index, .. } => self.leased(*job, (*index, *index), durable_ns),
             Event::TaskStarted { job, index, rank: 0, spawn_us, .. } => {
                 if let Some(stamps) = self.of(*job, *index, *index) {
                     stamps.spawn_us = Some(*spawn_us);
                 }
             }
             Event::ElementsSucceeded { job, first, last, mean_us, .. } => {
-                if let Some(stamps) = self.of(*job, *first, *last) {
-                    stamps.ran_us = Some(*mean_us);
-                    stamps.recorded = durable_ns;
-                }
+                self.ended(*job, (*first, *last), *mean_us, durable_ns);
             }
-            Event::AttemptEnded { job, index, exit, .. } => {
-                if let Some(stamps) = self.of(*job, *index, *index) {
-                    stamps.ran_us = Some(exit.ran_us);
-                    stamps.recorded = durable_ns;
-                }
-            }
+            Event::AttemptEnded { job, index, exit, .. } => self.ended(*job, (*index, *index), exit.ran_us, durable_ns),
             Event::JobForgotten { job } => {
                 self.jobs.remove(job);
             }
@@ -87,6 +71,7 @@ impl PhaseBook {
             | Event::NodeModeSet { .. }
             | Event::NodeForgotten { .. }
             | Event::QueueSet { .. }
+            | Event::TenantSet { .. }
             | Event::RoundDecided { .. }
             | Event::LeasePrepared { .. }
             | Event::GangStarted { .. }
@@ -100,6 +85,19 @@ impl PhaseBook {
             | Event::NodeExcluded { .. }
             | Event::ReportTaken { .. }
             | Event::Restored(_) => {}
+        }
+    }
+
+    fn leased(&mut self, job: JobId, (first, last): (Index, Index), granted: u64) {
+        if let Some(stamps) = self.of(job, first, last) {
+            *stamps = Stamps { granted, spawn_us: None, ran_us: None, recorded: 0, ..*stamps };
+        }
+    }
+
+    fn ended(&mut self, job: JobId, (first, last): (Index, Index), ran_us: u64, recorded: u64) {
+        if let Some(stamps) = self.of(job, first, last) {
+            stamps.ran_us = Some(ran_us);
+            stamps.recorded = recorded;
         }
     }
 

@@ -221,7 +221,11 @@ pub(super) fn is_submit(event: &Event) -> bool {
 /// Says whether an input makes the state grow, and so must wait while the disk is full.
 fn grows(input: &Input) -> bool {
     match input {
-        Input::Submit(_) | Input::Retry { .. } | Input::SetQueue { .. } | Input::Update { .. } => true,
+        Input::Submit(_)
+        | Input::Retry { .. }
+        | Input::SetQueue { .. }
+        | Input::SetTenant { .. }
+        | Input::Update { .. } => true,
         Input::Cancel { .. }
         | Input::Hold { .. }
         | Input::Release { .. }

@@ -110,6 +110,33 @@ impl AdminService for Admin {
         Ok(Response::new(wire::SetQueueResponse {}))
     }
 
+    async fn list_tenants(
+        &self,
+        _request: Request<wire::ListTenantsRequest>,
+    ) -> Result<Response<wire::ListTenantsResponse>, Status> {
+        let tenants =
+            self.engine.read(|view| view.state.tenants().map(|(tenant, held)| view::tenant(tenant, held)).collect());
+        Ok(Response::new(wire::ListTenantsResponse { tenants: tenants.await? }))
+    }
+
+    async fn set_tenant(
+        &self,
+        request: Request<wire::SetTenantRequest>,
+    ) -> Result<Response<wire::SetTenantResponse>, Status> {
+        let person = person(&request)?;
+        let request = request.into_inner();
+        let name =
+            Tenant::new(&request.name).map_err(|error| invalid("bad-name", format!("the tenant's name {error}")))?;
+        let input = Input::SetTenant {
+            name,
+            running_max: change(request.running_max),
+            queued_max: change(request.queued_max),
+            gpus_max: change(request.gpus_max),
+        };
+        self.done(&person, input).await?;
+        Ok(Response::new(wire::SetTenantResponse {}))
+    }
+
     async fn get_server(
         &self,
         _request: Request<wire::GetServerRequest>,

@@ -40,6 +40,8 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("/gangsaw.admin.v1.AdminService/ForgetNode", ADMIN),
     ("/gangsaw.admin.v1.AdminService/ListQueues", LOOK),
     ("/gangsaw.admin.v1.AdminService/SetQueue", ADMIN),
+    ("/gangsaw.admin.v1.AdminService/ListTenants", Rule::Person(Role::Operator, Reach::Cluster)),
+    ("/gangsaw.admin.v1.AdminService/SetTenant", ADMIN),
     ("/gangsaw.admin.v1.AdminService/GetServer", LOOK),
     ("/gangsaw.node.v1.NodeService/Attach", Rule::Node),
     ("/gangsaw.node.v1.NodeService/ServeLogs", Rule::Node),

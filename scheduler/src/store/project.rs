@@ -209,6 +209,7 @@ impl Projection {
             }
             Event::KeysExpired { .. }
             | Event::QueueSet { .. }
+            | Event::TenantSet { .. }
             | Event::RoundDecided { .. }
             | Event::LeasePrepared { .. }
             | Event::GangStarted { .. }
@@ -306,6 +307,7 @@ fn lease(event: &Event) -> Option<LeaseId> {
         | Event::NodeModeSet { .. }
         | Event::NodeForgotten { .. }
         | Event::QueueSet { .. }
+        | Event::TenantSet { .. }
         | Event::RoundDecided { .. }
         | Event::ChunkLeased { .. }
         | Event::GangLeased { .. }

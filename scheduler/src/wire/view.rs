@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gangsaw_core::id::{Index, JobId, Rank};
+use gangsaw_core::id::{Index, JobId, Rank, Tenant};
 use gangsaw_core::job::body::{CancelCause, DeviceCode, Job};
 use gangsaw_core::job::record::ElementState;
 use gangsaw_core::job::spec::JobSpec;
@@ -209,6 +209,19 @@ fn device(
         holder: holder.map(|by| format!("{}[{}].{}", by.job, by.index, by.rank)).unwrap_or_default(),
         utilisation,
         memory_used_bytes,
+    }
+}
+
+/// Returns a tenant.
+pub(crate) fn tenant(tenant: &Tenant, held: &Queue) -> admin::v1::Tenant {
+    admin::v1::Tenant {
+        name: tenant.to_string(),
+        running_max: held.limits.running_max,
+        queued_max: held.limits.queued_max,
+        gpus_max: held.limits.gpus_max,
+        running: held.usage.running,
+        queued: held.usage.queued,
+        gpus: held.usage.gpus,
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) fn node(body: &NodeBody) -> log::RestoredNode {
         mode_reason: body.mode_reason.clone(),
         silent_since_ms: body.silent_since.map(|at| at.0),
         acked_report: body.acked_report,
+        models: body.models.iter().cloned().collect(),
     }
 }
 
@@ -40,6 +41,7 @@ pub(super) fn node_from(body: log::RestoredNode) -> Result<NodeBody, Malformed> 
         mode_reason: body.mode_reason,
         silent_since: body.silent_since_ms.map(Time),
         acked_report: body.acked_report,
+        models: body.models.into_iter().collect(),
     })
 }
 

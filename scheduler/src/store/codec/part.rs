@@ -117,6 +117,10 @@ pub(super) fn queue_key(tenant: &str, queue: &str) -> Result<QueueKey, Malformed
     })
 }
 
+pub(super) fn tenant(name: &str) -> Result<Tenant, Malformed> {
+    Tenant::new(name).map_err(|_| Malformed("tenant"))
+}
+
 pub(super) fn limits(limits: Limits) -> Option<log::Limits> {
     Some(log::Limits { running_max: limits.running_max, queued_max: limits.queued_max, gpus_max: limits.gpus_max })
 }

@@ -40,6 +40,10 @@ pub(super) fn event(event: W) -> Result<E, Malformed> {
             let queue = part::queue_key(&m.tenant, &m.queue)?;
             E::QueueSet { by: by_from(m.by)?, queue, limits: part::limits_from(m.limits) }
         }
+        W::TenantSet(m) => {
+            let tenant = part::tenant(&m.tenant)?;
+            E::TenantSet { by: by_from(m.by)?, tenant, limits: part::limits_from(m.limits) }
+        }
         W::RoundDecided(m) => E::RoundDecided {
             round: m.round,
             now: Time(m.now_ms),
@@ -75,7 +79,8 @@ fn ending(event: W) -> Result<E, Malformed> {
         }
         W::GangStopping(m) => {
             let outcome = part::outcome_from(m.outcome)?;
-            E::GangStopping { job: JobId(m.job_id), index: m.index, outcome, exit: part::exit_from(m.exit)? }
+            let late = m.late_node_ids.into_iter().map(NodeId).collect();
+            E::GangStopping { job: JobId(m.job_id), index: m.index, outcome, exit: part::exit_from(m.exit)?, late }
         }
         W::AttemptEnded(m) => return attempt_ended(m),
         W::ElementsReturned(m) => {
@@ -102,6 +107,9 @@ fn restored(event: W) -> Result<Restored, Malformed> {
     Ok(match event {
         W::RestoredQueue(m) => {
             Restored::Queue { queue: part::queue_key(&m.tenant, &m.queue)?, limits: part::limits_from(m.limits) }
+        }
+        W::RestoredTenant(m) => {
+            Restored::Tenant { tenant: part::tenant(&m.tenant)?, limits: part::limits_from(m.limits) }
         }
         W::RestoredNode(m) => Restored::Node(Box::new(lease::node_from(m)?)),
         W::RestoredJob(m) => Restored::Job(Box::new(body::job_from(m)?)),

@@ -432,12 +432,13 @@ impl Maker {
             mode_reason: self.text(),
             silent_since: self.maybe(Maker::time),
             acked_report: self.number(),
+            models: self.many(Maker::text).into_iter().collect(),
         }
     }
 }
 
 /// Variants there are, those of snapshots among them.
-const VARIANTS: usize = 38;
+const VARIANTS: usize = 40;
 
 /// Returns a variant's number: a new one does not build until it is made below.
 fn variant(event: &Event) -> usize {
@@ -480,6 +481,8 @@ fn variant(event: &Event) -> usize {
         Event::Restored(Restored::Lease(_)) => 35,
         Event::Restored(Restored::Key { .. }) => 36,
         Event::Restored(Restored::Counters { .. }) => 37,
+        Event::TenantSet { .. } => 38,
+        Event::Restored(Restored::Tenant { .. }) => 39,
     }
 }
 
@@ -569,7 +572,13 @@ fn event(number: usize, m: &mut Maker) -> Event {
             mean_us: m.number(),
         },
         22 => Event::RankEnded { lease: m.lease(), job: m.job(), rank: m.small(), exit: m.exit() },
-        23 => Event::GangStopping { job: m.job(), index: m.small(), outcome: m.outcome(), exit: m.exit() },
+        23 => Event::GangStopping {
+            job: m.job(),
+            index: m.small(),
+            outcome: m.outcome(),
+            exit: m.exit(),
+            late: m.many(Maker::node),
+        },
         24 => Event::AttemptEnded {
             lease: m.lease(),
             job: m.job(),
@@ -609,6 +618,8 @@ fn event(number: usize, m: &mut Maker) -> Event {
             node: m.small(),
             round: m.number(),
         }),
+        38 => Event::TenantSet { by: m.by(), tenant: m.tenant(), limits: m.limits() },
+        39 => Event::Restored(Restored::Tenant { tenant: m.tenant(), limits: m.limits() }),
         _ => unreachable!("there are {VARIANTS} variants"),
     }
 }

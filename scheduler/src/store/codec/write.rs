@@ -37,6 +37,7 @@ pub(super) fn event(event: &E) -> W {
         E::NodeModeSet { by, node, mode, reason } => mode_set(by, *node, *mode, reason),
         E::NodeForgotten { by: who, node } => W::NodeForgotten(log::NodeForgotten { by: by(who), node_id: node.0 }),
         E::QueueSet { by, queue, limits } => queue_set(by, queue, *limits),
+        E::TenantSet { by, tenant, limits } => tenant_set(by, tenant, *limits),
         &E::RoundDecided { round, now, policy_version, decision_hash, decisions, more } => {
             let now_ms = now.0;
             W::RoundDecided(log::RoundDecided { round, now_ms, policy_version, decision_hash, decisions, more })
@@ -63,7 +64,7 @@ pub(super) fn event(event: &E) -> W {
             W::ElementsSucceeded(log::ElementsSucceeded { lease_id: lease.0, job_id: job.0, first, last, mean_us })
         }
         E::RankEnded { lease, job, rank, exit } => rank_ended(*lease, *job, *rank, exit),
-        E::GangStopping { job, index, outcome, exit } => gang_stopping(*job, *index, *outcome, exit),
+        E::GangStopping { job, index, outcome, exit, late } => gang_stopping(*job, *index, *outcome, exit, late),
         &E::AttemptEnded { lease, job, index, attempt, outcome, ref exit, next } => {
             let (lease_id, job_id, exit, next) = (lease.0, job.0, Some(part::exit(exit)), part::next(next));
             let outcome = terms::outcome(outcome).into();
@@ -140,6 +141,10 @@ fn queue_set(who: &By, queue: &QueueKey, limits: Limits) -> W {
     W::QueueSet(log::QueueSet { by: by(who), tenant, queue, limits: part::limits(limits) })
 }
 
+fn tenant_set(who: &By, tenant: &Tenant, limits: Limits) -> W {
+    W::TenantSet(log::TenantSet { by: by(who), tenant: tenant.to_string(), limits: part::limits(limits) })
+}
+
 fn gang_part(gang: &GangPart) -> log::GangPart {
     let ranks = gang.ranks.iter().map(part::hold).collect();
     log::GangPart { lease_id: gang.lease.0, node_id: gang.node.0, ranks }
@@ -157,9 +162,10 @@ fn rank_ended(lease: LeaseId, job: JobId, rank: u32, exit: &Exit) -> W {
     W::RankEnded(log::RankEnded { lease_id: lease.0, job_id: job.0, rank, exit: Some(part::exit(exit)) })
 }
 
-fn gang_stopping(job: JobId, index: Index, outcome: Outcome, exit: &Exit) -> W {
+fn gang_stopping(job: JobId, index: Index, outcome: Outcome, exit: &Exit, late: &[NodeId]) -> W {
     let (outcome, exit) = (terms::outcome(outcome).into(), Some(part::exit(exit)));
-    W::GangStopping(log::GangStopping { job_id: job.0, index, outcome, exit })
+    let late_node_ids = late.iter().map(|node| node.0).collect();
+    W::GangStopping(log::GangStopping { job_id: job.0, index, outcome, exit, late_node_ids })
 }
 
 fn restored(part: &Restored) -> W {
@@ -167,6 +173,9 @@ fn restored(part: &Restored) -> W {
         Restored::Queue { queue, limits } => {
             let (tenant, queue) = (queue.tenant.to_string(), queue.name.to_string());
             W::RestoredQueue(log::RestoredQueue { tenant, queue, limits: part::limits(*limits) })
+        }
+        Restored::Tenant { tenant, limits } => {
+            W::RestoredTenant(log::RestoredTenant { tenant: tenant.to_string(), limits: part::limits(*limits) })
         }
         Restored::Node(node) => W::RestoredNode(leases::node(node)),
         Restored::Job(job) => W::RestoredJob(body::job(job)),
