@@ -17,7 +17,7 @@ pub(crate) mod lease;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio_postgres::Client;
 
 use crate::clock::boot_ns;
@@ -94,10 +94,10 @@ impl Candidate {
         })
     }
 
-    /// Follows the log until this scheduler leads. `leader` is told where the one is that leads meanwhile.
-    pub(crate) async fn lead(mut self, leader: &watch::Sender<String>) -> Result<Lead, PgOpenError> {
+    /// Follows the log until this scheduler leads. `told` hears where the one is that leads meanwhile.
+    pub(crate) async fn lead(mut self, told: impl Fn(&str)) -> Result<Lead, PgOpenError> {
         loop {
-            match self.stand_by(leader).await {
+            match self.stand_by(&told).await {
                 Ok((client, lease)) => return Ok(self.begin(client, lease)),
                 Err(error) if error.is_passing() => {
                     tracing::warn!(error = %chain(&error), "PostgreSQL is not reached");
@@ -110,18 +110,15 @@ impl Candidate {
     }
 
     /// Follows the log until the lease is ours; everything that is durable has been read then.
-    async fn stand_by(&mut self, leader: &watch::Sender<String>) -> Result<(Client, Lease), PgOpenError> {
+    async fn stand_by(&mut self, told: &impl Fn(&str)) -> Result<(Client, Lease), PgOpenError> {
         let me = Holder::random()?;
         let mut client = self.target.listen(&me.id, Arc::clone(&self.woken)).await?;
         schema::prepare(&client, &self.target.shown()).await?;
         client.batch_execute(&format!("LISTEN {CHANNEL}; {TAKE_WAIT}")).await?;
         loop {
             self.look(&client).await?;
-            leader.send_if_modified(|known| {
-                let moved = *known != self.seen.address;
-                known.clone_from(&self.seen.address);
-                moved
-            });
+            // A row of our own is one that we lost: nobody is known to lead.
+            told(Some(self.seen.address.as_str()).filter(|address| *address != self.address).unwrap_or_default());
             self.follower.catch_up(&mut client).await?;
             let hung = boot_ns().saturating_sub(self.seen_ns) >= nanos(TTL);
             let freed = self.seen.holder.is_empty() || self.lock_fell(&me).await;

@@ -6,7 +6,7 @@
 //! The order of the end is written here and nowhere else: streams are told, connections close, the engine finishes its
 //! batch, the store tidies up.
 
-mod standby;
+mod port;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,7 +16,6 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::server::TcpIncoming;
 
 use crate::clock::wall_ms;
 use crate::config::{Config, ServeError};
@@ -32,6 +31,7 @@ use crate::store::contract::{AppendError, Store};
 use crate::store::sqlite::OpenError;
 use crate::store::{Loaded, SqliteStore};
 use crate::token::{self, Token};
+use port::{Port, Role};
 
 /// How long connections may take to close once they were told.
 const CLOSING_WAIT: Duration = Duration::from_secs(2);
@@ -43,7 +43,7 @@ struct Ground {
     state_dir: PathBuf,
     folder: PathBuf,
     token: Token,
-    listener: std::net::TcpListener,
+    metrics: Arc<Metrics>,
     address: SocketAddr,
 }
 
@@ -56,23 +56,24 @@ pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), Se
         return Err(ServeError::InsecureBind(config.listen));
     }
     let folder = config.state_dir.join("scheduler");
-    let unusable = |source| ServeError::StateFolder { path: folder.clone(), source };
-    token::make_private_folder(&folder).map_err(unusable)?;
+    token::make_private_folder(&folder).map_err(|source| ServeError::StateFolder { path: folder.clone(), source })?;
     let Some(url) = config.store.clone() else {
         let (store, loaded) = SqliteStore::open(&folder, config.fail_at)?;
-        let ground = Ground::prepare(&config, folder)?;
+        let (ground, mut port) = Ground::prepare(&config, folder)?;
         let parts = ground.parts(Box::new(store), loaded)?;
         ground.announce(&mut config)?;
-        return ground.lead(parts, stop, CLOSING_WAIT).await;
+        return ground.lead(&mut port, parts, stop, CLOSING_WAIT).await;
     };
-    let ground = Ground::prepare(&config, folder)?;
+    let (ground, mut port) = Ground::prepare(&config, folder)?;
     ground.announce(&mut config)?;
     loop {
         let candidate = Candidate::new(&url, ground.address.to_string(), config.fail_at).map_err(OpenError::from)?;
-        let Some(lead) = standby::stand_by(ground.listener()?, candidate, &stop).await? else { return Ok(()) };
-        tracing::info!(seq = lead.store.last_seq(), "leading");
+        let lead = tokio::select! {
+            lead = candidate.lead(|leader| port.play(Role::Standby(leader.to_owned()))) => lead.map_err(OpenError::from)?,
+            () = stop.cancelled() => return Ok(()),
+        };
         let parts = ground.parts(Box::new(lead.store), lead.loaded)?;
-        match ground.lead(parts, stop.child_token(), HAND_OVER_WAIT).await {
+        match ground.lead(&mut port, parts, stop.child_token(), HAND_OVER_WAIT).await {
             Err(ServeError::Engine(EngineError::Append(AppendError::Fenced))) => {
                 // What this process remembers is behind or ahead of the log: it is dropped, and the log read again.
                 tracing::warn!("this scheduler does not lead any more, and stands by");
@@ -83,56 +84,66 @@ pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), Se
 }
 
 impl Ground {
-    fn prepare(config: &Config, folder: PathBuf) -> Result<Ground, ServeError> {
+    fn prepare(config: &Config, folder: PathBuf) -> Result<(Ground, Port), ServeError> {
         let unusable = |source| ServeError::StateFolder { path: folder.clone(), source };
         let token = Token::of_folder(&folder).map_err(unusable)?;
         let cannot = |source| ServeError::Bind { address: config.listen, source };
         let listener = std::net::TcpListener::bind(config.listen).map_err(cannot)?;
         listener.set_nonblocking(true).map_err(cannot)?;
+        let listener = TcpListener::from_std(listener).map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
-        Ok(Ground { state_dir: config.state_dir.clone(), folder, token, listener, address })
-    }
-
-    /// Returns the listening socket once more: whoever comes while nobody accepts waits for the next who does.
-    fn listener(&self) -> Result<TcpListener, ServeError> {
-        let again = self.listener.try_clone().and_then(TcpListener::from_std);
-        again.map_err(|source| ServeError::Bind { address: self.address, source })
+        let (state_dir, metrics) = (config.state_dir.clone(), Arc::new(Metrics::new()));
+        Ok((Ground { state_dir, folder, token, metrics, address }, Port::open(listener)))
     }
 
     fn parts(&self, store: Box<dyn Store>, loaded: Loaded) -> Result<Parts, ServeError> {
         let unusable = |source| ServeError::StateFolder { path: self.state_dir.clone(), source };
         let disk = DiskGuard::open(&self.state_dir).map_err(unusable)?;
-        let metrics = Arc::new(Metrics::new());
-        Ok(Parts { store, loaded, disk, metrics, refused_inputs: self.folder.join("refused-inputs") })
+        let (metrics, refused_inputs) = (Arc::clone(&self.metrics), self.folder.join("refused-inputs"));
+        Ok(Parts { store, loaded, disk, metrics, refused_inputs })
     }
 
     /// Leads until told to stop, or until the engine ends.
-    async fn lead(&self, parts: Parts, stop: CancellationToken, patience: Duration) -> Result<(), ServeError> {
+    async fn lead(
+        &self,
+        port: &mut Port,
+        parts: Parts,
+        stop: CancellationToken,
+        patience: Duration,
+    ) -> Result<(), ServeError> {
         let unusable = |source| ServeError::StateFolder { path: self.folder.clone(), source };
-        let metrics = Arc::clone(&parts.metrics);
-        let (engine, ended) = Engine::start(parts).map_err(unusable)?;
+        let (engine, mut ended) = Engine::start(parts).map_err(unusable)?;
         let readers = TaskTracker::new();
-        let logs = Logs::open(engine.clone(), self.folder.join("logs"), Arc::clone(&metrics), readers.clone())
-            .map_err(unusable)?;
-        readers.spawn(logs.clone().keep(stop.clone()));
-        let served = Served {
-            engine: engine.clone(),
-            logs,
-            gate: Arc::new(Gate {
-                folder: (self.token.clone(), Person::of_this_process()),
-                metrics: Arc::clone(&metrics),
-            }),
-            metrics,
-            stop: stop.clone(),
-            readers: readers.clone(),
-            started_wall_ms: wall_ms(),
+        port.play(Role::Leading(http::routes(self.served(&engine, &stop, &readers).map_err(unusable)?)));
+        let came = tokio::select! {
+            end = &mut ended => Some(end),
+            failed = port.failed() => return failed.map_or(Ok(()), |error| Err(error.into())),
+            () = stop.cancelled() => None,
         };
-        let ended = run(served, self.listener()?, stop.clone(), ended, patience).await;
         stop.cancel();
+        let end = match came {
+            Some(end) => end,
+            None => {
+                port.shut(patience).await;
+                tokio::task::spawn_blocking(move || engine.stop()).await.ok();
+                ended.await
+            }
+        };
+        port.play(Role::Standby(String::new()));
         readers.close();
         // Readers that do not end have nothing that is owed to anybody.
         let _ = tokio::time::timeout(patience, readers.wait()).await;
-        ended
+        Ok(end.unwrap_or(Ok(()))?)
+    }
+
+    fn served(&self, engine: &Engine, stop: &CancellationToken, readers: &TaskTracker) -> std::io::Result<Served> {
+        let (metrics, engine) = (Arc::clone(&self.metrics), engine.clone());
+        let logs = Logs::open(engine.clone(), self.folder.join("logs"), Arc::clone(&metrics), readers.clone())?;
+        readers.spawn(logs.clone().keep(stop.clone()));
+        let folder = (self.token.clone(), Person::of_this_process());
+        let gate = Arc::new(Gate { folder, metrics: Arc::clone(&metrics) });
+        let (stop, readers) = (stop.clone(), readers.clone());
+        Ok(Served { engine, logs, gate, metrics, stop, readers, started_wall_ms: wall_ms() })
     }
 
     /// Leaves address and token where clients look, and tells whoever started this.
@@ -150,38 +161,4 @@ impl Ground {
         }
         Ok(())
     }
-}
-
-type EngineEnd = tokio::sync::oneshot::Receiver<Result<(), EngineError>>;
-
-/// Serves until told to stop or the engine ends, and then ends the engine.
-async fn run(
-    served: Served,
-    listener: TcpListener,
-    stop: CancellationToken,
-    mut ended: EngineEnd,
-    patience: Duration,
-) -> Result<(), ServeError> {
-    let engine = served.engine.clone();
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let signal = stop.clone();
-    let server = http::server()
-        .serve_with_incoming_shutdown(http::routes(served), incoming, async move { signal.cancelled().await });
-    let closing = async {
-        stop.cancelled().await;
-        tokio::time::sleep(patience).await;
-    };
-    tokio::pin!(server);
-    tokio::select! {
-        end = &mut ended => {
-            // Connections are told, so that nobody goes on asking an engine that is gone.
-            stop.cancel();
-            let _ = tokio::time::timeout(patience, server).await;
-            return Ok(end.unwrap_or(Ok(()))?);
-        }
-        done = &mut server => done?,
-        () = closing => {}
-    }
-    tokio::task::spawn_blocking(move || engine.stop()).await.ok();
-    Ok(ended.await.unwrap_or(Ok(()))?)
 }

@@ -44,8 +44,14 @@ fn child_process_of_the_kill_tests() {
     std::process::exit(ended.map_or_else(|error| i32::from(error.exit_code()), |()| 0));
 }
 
-/// A scheduler in a process of its own.
+/// A scheduler in a process of its own. Dropping it kills it, so that a test that fails leaves nothing behind.
 pub(crate) struct Process(pub(crate) Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = (self.0.kill(), self.0.wait());
+    }
+}
 
 impl Process {
     pub(crate) fn start(state: &Path, env: &[(&str, &OsStr)]) -> Process {

@@ -3,11 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use gangsaw_core::event::Event;
-use gangsaw_core::id::{JobName, NodeName, QueueName, Tenant};
-use gangsaw_core::time::Time;
-use tokio::sync::watch;
-
 use super::super::contract::{AppendError, Store};
 use super::super::rows::{AttemptRow, JobRow, NodeRow, Row, UsageRow};
 use super::super::tests::server::Server;
@@ -16,12 +11,15 @@ use super::super::tests::wire::{self, Wire};
 use super::super::{Loaded, SNAPSHOT_EVERY};
 use super::{PgOpenError, PostgresStore};
 use crate::lead::Candidate;
+use gangsaw_core::event::Event;
+use gangsaw_core::id::{JobName, NodeName, QueueName, Tenant};
+use gangsaw_core::time::Time;
 
 /// Waits until this process leads on a database.
 fn lead(url: &str) -> Result<(PostgresStore, Loaded), PgOpenError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let candidate = Candidate::new(url, "here".to_owned(), None)?;
-    let lead = runtime.block_on(candidate.lead(&watch::Sender::default()))?;
+    let lead = runtime.block_on(candidate.lead(|_| ()))?;
     Ok((lead.store, lead.loaded))
 }
 
