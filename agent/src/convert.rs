@@ -48,9 +48,8 @@ pub(crate) fn elements(list: &[u32]) -> RangeSet {
 
 pub(crate) fn revoke_reason(reason: node::revoke::Reason) -> RevokeReason {
     match reason {
-        node::revoke::Reason::Unspecified | node::revoke::Reason::Cancelled | node::revoke::Reason::Preempted => {
-            RevokeReason::Cancelled
-        }
+        node::revoke::Reason::Unspecified | node::revoke::Reason::Cancelled => RevokeReason::Cancelled,
+        node::revoke::Reason::Preempted => RevokeReason::Preempted,
         node::revoke::Reason::Fenced => RevokeReason::Fenced,
         node::revoke::Reason::Gang => RevokeReason::Gang,
     }
@@ -61,6 +60,7 @@ pub(crate) fn stop_reason(reason: StopReason) -> Option<supervisor::stop::Reason
     match reason {
         StopReason::Revoked(RevokeReason::Cancelled) => Some(supervisor::stop::Reason::Cancelled),
         StopReason::Revoked(RevokeReason::Fenced) => Some(supervisor::stop::Reason::Fenced),
+        StopReason::Revoked(RevokeReason::Preempted) => Some(supervisor::stop::Reason::Preempted),
         StopReason::Revoked(RevokeReason::Gang) => Some(supervisor::stop::Reason::Gang),
         StopReason::Shutdown => Some(supervisor::stop::Reason::Shutdown),
         StopReason::Silence => None,

@@ -11,6 +11,7 @@
 //! | `keeper`, `adopt`, `journal` | the supervisor's life, and what it holds after a restart |
 //! | `launch`, `users`, `checkpoint` | from a grant to what is run |
 //! | [`clean()`] | giving disk space back |
+//! | [`trust`] | which scheduler is believed |
 //! | `inventory`, [`nvml_child`] | what the node offers |
 //! | `progress` | what tasks say of themselves |
 //! | [`Hollow`] | a node without processes, to make load with |
@@ -36,6 +37,7 @@ mod run;
 mod session;
 pub mod spool;
 pub mod supervisor;
+pub mod trust;
 mod users;
 
 pub use clean::{Cleaned, Retention, clean};

@@ -43,7 +43,8 @@ fn main() -> ExitCode {
         Some(_) | None => {}
     }
     let words: Vec<String> = args.map(|word| word.to_string_lossy().into_owned()).collect();
-    let all: Vec<Test> = [leases::TESTS, sessions::TESTS, deaths::TESTS, disk::TESTS, logs::TESTS, gpus::TESTS].concat();
+    let all: Vec<Test> =
+        [leases::TESTS, sessions::TESTS, deaths::TESTS, disk::TESTS, logs::TESTS, gpus::TESTS].concat();
     let filters: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
     let chosen: Vec<Test> = all.into_iter().filter(|(name, _)| wanted(name)).collect();

@@ -18,7 +18,7 @@ pub(crate) struct Cli {
 /// Flags every verb has
 #[derive(Debug, clap::Args)]
 pub(crate) struct Global {
-    /// Where the scheduler is
+    /// Where the scheduler is; several schedulers of one cluster are separated by commas
     #[arg(
         long,
         global = true,
@@ -64,8 +64,7 @@ pub(crate) enum Verb {
     Train(train::Args),
     /// Print this scheduler's token, for other clients
     Token,
-    /// Print what is in force and where it comes from
-    Config,
+    Config(own::ConfigArgs),
     /// Print a shell's completion script
     Completions(own::Completions),
 }

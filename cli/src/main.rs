@@ -117,7 +117,7 @@ async fn verb(session: &Session, verb: &Verb) -> Result<u8, Failure> {
         Verb::Progress(args) => progress::run(args),
         Verb::Train(args) => train::run(session.format, args),
         Verb::Token => own::print_token(session),
-        Verb::Config => own::print_config(session),
+        Verb::Config(args) => own::config(session, args).await,
         Verb::Completions(args) => own::completions(args, Cli::command()),
     }
 }

@@ -37,7 +37,9 @@ pub fn apply(state: &mut State, at: Time, event: &Event) {
         Event::NodeReturned { node, boot_id, agent_version } => state.node_returned(*node, boot_id, agent_version),
         Event::NodeInventoryChanged { node, inventory } => state.node_inventory(*node, inventory),
         Event::NodeSilenced { node } => state.node_silenced(at, *node),
-        Event::NodeModeSet { node, mode, reason, .. } => state.node_mode(*node, *mode, reason),
+        Event::NodeModeSet { node, mode, reason, evict_at, .. } => state.node_mode(*node, *mode, reason, *evict_at),
+        Event::NodeEvicted { node } => state.set_eviction(*node, None),
+        Event::NodeClearing { node, leases } => state.node_clearing(*node, leases),
         Event::NodeForgotten { node, .. } => state.node_forgotten(*node),
         Event::QueueSet { queue, limits, .. } => state.queue_set(queue, *limits),
         Event::TenantSet { tenant, limits, .. } => state.tenant_set(tenant, *limits),
@@ -58,6 +60,7 @@ pub fn apply(state: &mut State, at: Time, event: &Event) {
         Event::AttemptEnded { .. } => state.attempt_ended(at, event),
         Event::ElementsReturned { lease, first, last, .. } => state.elements_returned(at, *lease, *first, *last),
         Event::LeaseTrimmed { lease, .. } => state.lease_trimmed(at, *lease),
+        Event::LeasePreempted { lease, .. } => state.lease_preempted(*lease),
         Event::LeaseFenced { lease, .. } => state.lease_fenced(*lease),
         Event::FenceConfirmed { lease, first, last, rank, .. } => {
             state.fence_confirmed(*lease, *first, *last, *rank);

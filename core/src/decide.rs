@@ -43,7 +43,7 @@ pub fn decide(state: &State, now: Time, request: &Request) -> Step {
         Input::NodeSilent { node } => decider.silent(*node),
         Input::NodeReport { node, seq, facts } => decider.report(*node, *seq, facts),
         Input::NodeInventory { node, inventory } => decider.inventory(*node, inventory),
-        Input::SetNode { name, mode, reason } => decider.set_node(name, *mode, reason),
+        Input::SetNode { name, mode, reason, evict_after } => decider.set_node(name, *mode, reason, *evict_after),
         Input::ForgetNode { name } => decider.forget_node(name),
         Input::SetQueue { name, running_max, queued_max, gpus_max } => {
             decider.set_queue(name, *running_max, *queued_max, *gpus_max)

@@ -7,6 +7,8 @@ mod parts;
 
 pub use parts::{By, GangPart, NewJob, Restored};
 
+use std::collections::BTreeSet;
+
 use crate::id::{Attempt, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, Tenant};
 use crate::job::body::{After, CancelCause, DeviceChoice};
 use crate::job::record::{Exit, Next, Outcome};
@@ -153,6 +155,20 @@ pub enum Event {
         mode: NodeMode,
         /// Why, for people.
         reason: String,
+        /// When what still runs is taken down.
+        evict_at: Option<Time>,
+    },
+    /// The time of a draining node was up; a LeasePreempted precedes for each lease that was left.
+    NodeEvicted {
+        /// Which.
+        node: NodeId,
+    },
+    /// A node holds leases that this state did not grant: it takes no work until they are gone. Empty: they are.
+    NodeClearing {
+        /// Which.
+        node: NodeId,
+        /// All of them now.
+        leases: BTreeSet<LeaseId>,
     },
     /// A node was removed.
     NodeForgotten {
@@ -338,6 +354,13 @@ pub enum Event {
     },
     /// Unstarted elements were asked back.
     LeaseTrimmed {
+        /// Which lease.
+        lease: LeaseId,
+        /// Whose.
+        job: JobId,
+    },
+    /// All of a lease is taken back because its node drains. Its attempts end PREEMPTED when their processes are gone.
+    LeasePreempted {
         /// Which lease.
         lease: LeaseId,
         /// Whose.

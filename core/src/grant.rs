@@ -72,6 +72,7 @@ impl State {
             mean_us: 0,
             tasks: BTreeMap::new(),
             revoke: None,
+            preempted: false,
             trimmed: false,
             fenced: false,
         })
@@ -124,10 +125,11 @@ fn task(job: &Job, lease: &Lease) -> TaskSpec {
     }
 }
 
-/// Returns the revoke that a lease is owed: a fence takes all, else what was revoked and is live.
+/// Returns the revoke that a lease is owed: a fence or a preemption takes all, else what was revoked and is live.
 pub(crate) fn revoke(lease: &Lease) -> Option<Effect> {
     let (reason, elements) = match &lease.revoke {
         _ if lease.fenced => (RevokeReason::Fenced, RangeSet::new()),
+        _ if lease.preempted => (RevokeReason::Preempted, RangeSet::new()),
         None => return None,
         Some(revoking) => {
             let elements = revoking.elements.intersection(&lease.live);

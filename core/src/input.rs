@@ -96,6 +96,8 @@ pub enum Input {
         mode: NodeMode,
         /// Why, for people.
         reason: String,
+        /// With draining: what runs longer than this is taken down and tried again elsewhere. `None`: it is waited for.
+        evict_after: Option<Millis>,
     },
     /// Remove a silent node.
     ForgetNode {

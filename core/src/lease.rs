@@ -58,6 +58,8 @@ pub struct Lease {
     pub tasks: BTreeMap<(Index, Rank), TaskRecord>,
     /// What was revoked.
     pub revoke: Option<Revoking>,
+    /// All of it was taken back because its node drains.
+    pub preempted: bool,
     /// Its unstarted elements were asked back.
     pub trimmed: bool,
     /// It counts for nothing any more; its node must stop it.
@@ -176,6 +178,8 @@ pub enum RevokeReason {
     Fenced,
     /// Another rank of the gang ended.
     Gang,
+    /// Its node is drained and waits no longer; it is tried again elsewhere.
+    Preempted,
 }
 
 /// The element of several ranks that is live now.

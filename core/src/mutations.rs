@@ -15,6 +15,9 @@ pub struct Mutations {
     /// `owed` owes nothing.
     #[cfg(feature = "mutations")]
     pub owed_skipped: bool,
+    /// A node takes work while leases run on it that nobody here granted.
+    #[cfg(feature = "mutations")]
+    pub clearing_off: bool,
 }
 
 #[cfg(feature = "mutations")]
@@ -30,6 +33,10 @@ impl Mutations {
     pub(crate) fn owed_skipped(self) -> bool {
         self.owed_skipped
     }
+
+    pub(crate) fn clearing_off(self) -> bool {
+        self.clearing_off
+    }
 }
 
 #[cfg(not(feature = "mutations"))]
@@ -43,6 +50,10 @@ impl Mutations {
     }
 
     pub(crate) fn owed_skipped(self) -> bool {
+        false
+    }
+
+    pub(crate) fn clearing_off(self) -> bool {
         false
     }
 }

@@ -47,6 +47,11 @@ pub struct NodeBody {
     pub silent_since: Option<Time>,
     /// Reports up to here are durable.
     pub acked_report: u64,
+    /// When what still runs is taken down, while it drains. Absent: it is waited for.
+    pub evict_at: Option<Time>,
+    /// Leases it holds that this state did not grant (it was forgotten, or an older state was restored). They are being
+    /// stopped, and until they are gone it takes no work: their processes may hold its devices.
+    pub foreign: BTreeSet<LeaseId>,
     /// Every model of GPU it ever had, up to [`MODELS_MAX`].
     pub models: BTreeSet<String>,
 }
@@ -97,6 +102,6 @@ impl Node {
 
     /// Says whether new work may be placed on it.
     pub fn takes_work(&self) -> bool {
-        self.connected() && self.body.mode == NodeMode::Active
+        self.connected() && self.body.mode == NodeMode::Active && self.body.foreign.is_empty()
     }
 }

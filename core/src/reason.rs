@@ -21,6 +21,11 @@ pub enum Reason {
         /// How many.
         nodes: u64,
     },
+    /// Every node that could is ending tasks from before it was removed or restored.
+    NodesClearing {
+        /// How many.
+        nodes: u64,
+    },
     /// The best node lacks cores.
     InsufficientCpus {
         /// Asked by one rank, in 1/1000.
@@ -182,6 +187,7 @@ impl Reason {
             Reason::NoNodes => "no-nodes",
             Reason::NodesSilent { .. } => "nodes-silent",
             Reason::NodesCordoned { .. } => "nodes-cordoned",
+            Reason::NodesClearing { .. } => "nodes-clearing",
             Reason::InsufficientCpus { .. } => "insufficient-cpus",
             Reason::InsufficientMemory { .. } => "insufficient-memory",
             Reason::InsufficientGpus { .. } => "insufficient-gpus",
@@ -211,6 +217,9 @@ impl fmt::Display for Reason {
                 write!(f, "{nodes} node(s) could run it and none of them is heard")
             }
             Reason::NodesCordoned { nodes } => write!(f, "{nodes} node(s) could run it and none of them takes work"),
+            Reason::NodesClearing { nodes } => {
+                write!(f, "{nodes} node(s) could run it and still end tasks that nobody here gave them")
+            }
             Reason::InsufficientCpus { needed, free } => {
                 write!(f, "needs {} CPUs on one node, and at most {} are free", Cores(*needed), Cores(*free))
             }

@@ -167,10 +167,13 @@ impl State {
         self.tenants.get(tenant).copied().unwrap_or_default()
     }
 
-    /// Returns count and order-free hash of the leases a node should hold, to compare with its heartbeat.
+    /// Returns count and order-free hash of the leases a node should hold, to compare with its heartbeat. Foreign ones
+    /// count until a Hello shows that they are gone, so that the first heartbeat without them brings that Hello.
     pub fn lease_summary(&self, node: NodeId) -> (u32, u64) {
         let none = BTreeSet::new();
         let leases = self.nodes.get(&node).map_or(&none, |node| &node.leases);
-        (u32::try_from(leases.len()).unwrap_or(u32::MAX), crate::liveness::lease_hash(leases.iter().copied()))
+        let foreign = self.nodes.get(&node).map_or(&none, |node| &node.body.foreign);
+        let count = u32::try_from(leases.len() + foreign.len()).unwrap_or(u32::MAX);
+        (count, crate::liveness::lease_hash(leases.iter().chain(foreign).copied()))
     }
 }

@@ -8,6 +8,7 @@ use crate::engine::EngineError;
 use crate::store::fail::FailAt;
 use crate::store::postgres::PgOpenError;
 use crate::store::sqlite::OpenError;
+use crate::tls::TlsError;
 
 /// Called once with the bound address, when the scheduler serves.
 pub type Ready = Box<dyn FnOnce(SocketAddr) + Send>;
@@ -16,7 +17,7 @@ pub type Ready = Box<dyn FnOnce(SocketAddr) + Send>;
 pub struct Config {
     /// The state folder; the scheduler lives in its subfolder `scheduler`, the ballast beside it.
     pub state_dir: PathBuf,
-    /// Where to listen; port 0 takes a free one. Without TLS only loopback is accepted.
+    /// Where to listen; port 0 takes a free one. Without TLS (see [`crate::init`]) only loopback is accepted.
     pub listen: SocketAddr,
     /// The `postgres://` URL of the store; `None`: a file in the state folder.
     pub store: Option<String>,
@@ -66,6 +67,9 @@ pub enum ServeError {
         /// Why not.
         source: io::Error,
     },
+    /// The certificates cannot be used.
+    #[error("cannot serve TLS")]
+    Tls(#[from] TlsError),
     /// The store cannot be opened.
     #[error("cannot open the store")]
     Open(#[from] OpenError),
@@ -85,6 +89,7 @@ impl ServeError {
             ServeError::InsecureBind(_) => "insecure-bind",
             ServeError::Bind { .. } => "cannot-listen",
             ServeError::StateFolder { .. } => "state-folder",
+            ServeError::Tls(_) => "tls",
             ServeError::Open(OpenError::InUse(_)) => "store-in-use",
             ServeError::Open(OpenError::Damaged { .. } | OpenError::Postgres(PgOpenError::Damaged { .. })) => {
                 "store-damaged"
@@ -105,9 +110,12 @@ impl ServeError {
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
-            ServeError::InsecureBind(_) => "listen on 127.0.0.1 or [::1]",
+            ServeError::InsecureBind(_) => {
+                "make certificates with `gangsaw scheduler init`, or listen on 127.0.0.1 or [::1]"
+            }
             ServeError::Bind { .. } => "another program may hold the port; port 0 takes a free one",
             ServeError::StateFolder { .. } => "",
+            ServeError::Tls(_) => "restore the folder `tls`, or move it away and run `gangsaw scheduler init`",
             ServeError::Open(OpenError::InUse(_)) => "stop the other scheduler, or give this one another --state",
             ServeError::Open(OpenError::Postgres(why)) => match why {
                 PgOpenError::Address(_) => "write it as postgres://USER@HOST:5432/DATABASE",
@@ -132,7 +140,9 @@ impl ServeError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            ServeError::InsecureBind(_) | ServeError::Open(OpenError::Postgres(PgOpenError::Address(_))) => 2,
+            ServeError::InsecureBind(_)
+            | ServeError::Tls(_)
+            | ServeError::Open(OpenError::Postgres(PgOpenError::Address(_))) => 2,
             ServeError::Bind { .. } | ServeError::Server(_) => 69,
             ServeError::Engine(EngineError::Panicked(_)) => 70,
             ServeError::StateFolder { .. }

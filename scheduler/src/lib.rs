@@ -7,6 +7,7 @@
 //! - Durable before visible: no reply and no grant leaves before its events are on disk.
 //! - Everything is bounded: full means RESOURCE_EXHAUSTED with a hint, never a hang.
 
+mod accept;
 mod clock;
 mod config;
 mod disk;
@@ -18,6 +19,7 @@ mod metrics;
 mod rpc;
 mod serve;
 mod store;
+mod tls;
 mod token;
 mod wire;
 
@@ -30,4 +32,5 @@ pub use store::postgres::PgOpenError;
 pub use store::postgres::read::read_log_postgres;
 pub use store::read_log;
 pub use store::sqlite::OpenError;
+pub use tls::{Made, TlsError, init};
 pub use token::{Token, credentials_folder};

@@ -34,6 +34,8 @@ pub(crate) struct Metrics {
     pub(crate) submit_to_durable: Histogram,
     /// Inputs refused, by why.
     pub(crate) inputs_refused: Family<Label, Counter>,
+    /// Connections closed at the door, by why.
+    pub(crate) connections_refused: Family<Label, Counter>,
     /// Calls denied, by why.
     pub(crate) denied: Family<Label, Counter>,
     /// One while growth is refused for lack of disk.
@@ -70,6 +72,7 @@ impl Metrics {
             append: seconds(),
             submit_to_durable: seconds(),
             inputs_refused: Family::default(),
+            connections_refused: Family::default(),
             denied: Family::default(),
             disk_full: Gauge::default(),
             snapshots: Counter::default(),
@@ -90,6 +93,8 @@ impl Metrics {
             submit,
         );
         registry.register("inputs_refused", "Inputs refused", metrics.inputs_refused.clone());
+        let refused = metrics.connections_refused.clone();
+        registry.register("connections_refused", "Connections closed at the door", refused);
         registry.register("denied", "Calls denied", metrics.denied.clone());
         registry.register("disk_full", "One while growth is refused for lack of disk", metrics.disk_full.clone());
         registry.register("snapshots", "Snapshots handed to the keeper", metrics.snapshots.clone());

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,9 +30,12 @@ use crate::rpc::caller::Person;
 use crate::store::contract::{AppendError, Store};
 use crate::store::sqlite::OpenError;
 use crate::store::{Loaded, SqliteStore};
+use crate::tls::ServerTls;
 use crate::token::{self, Token};
 use port::{Port, Role};
 
+/// Connections that may wait to be accepted: a fleet that comes back at once, between two turns of the acceptor.
+const BACKLOG: u32 = 4_096;
 /// How long connections may take to close once they were told.
 const CLOSING_WAIT: Duration = Duration::from_secs(2);
 /// The same where another scheduler waits to take over: its clients are better served there.
@@ -43,6 +46,7 @@ struct Ground {
     state_dir: PathBuf,
     folder: PathBuf,
     token: Token,
+    tls: Option<Arc<ServerTls>>,
     metrics: Arc<Metrics>,
     address: SocketAddr,
 }
@@ -52,19 +56,19 @@ struct Ground {
 /// # Errors
 /// Why the scheduler did not start, or ended by itself; [`ServeError::exit_code`] says how the process should end.
 pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), ServeError> {
-    if !config.listen.ip().is_loopback() {
+    let folder = config.state_dir.join("scheduler");
+    let tls = ServerTls::open(&folder, config.listen.ip())?.map(Arc::new);
+    if tls.is_none() && !config.listen.ip().is_loopback() {
         return Err(ServeError::InsecureBind(config.listen));
     }
-    let folder = config.state_dir.join("scheduler");
     token::make_private_folder(&folder).map_err(|source| ServeError::StateFolder { path: folder.clone(), source })?;
     let Some(url) = config.store.clone() else {
         let (store, loaded) = SqliteStore::open(&folder, config.fail_at)?;
-        let (ground, mut port) = Ground::prepare(&config, folder)?;
+        let (ground, mut port) = Ground::prepare(&config, folder, tls)?;
         let parts = ground.parts(Box::new(store), loaded)?;
-        ground.announce(&mut config)?;
-        return ground.lead(&mut port, parts, stop, CLOSING_WAIT).await;
+        return ground.lead(&mut port, parts, (stop, CLOSING_WAIT), Some(&mut config)).await;
     };
-    let (ground, mut port) = Ground::prepare(&config, folder)?;
+    let (ground, mut port) = Ground::prepare(&config, folder, tls)?;
     ground.announce(&mut config)?;
     loop {
         let candidate = Candidate::new(&url, ground.address.to_string(), config.fail_at).map_err(OpenError::from)?;
@@ -73,7 +77,7 @@ pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), Se
             () = stop.cancelled() => return Ok(()),
         };
         let parts = ground.parts(Box::new(lead.store), lead.loaded)?;
-        match ground.lead(&mut port, parts, stop.child_token(), HAND_OVER_WAIT).await {
+        match ground.lead(&mut port, parts, (stop.child_token(), HAND_OVER_WAIT), None).await {
             Err(ServeError::Engine(EngineError::Append(AppendError::Fenced))) => {
                 // What this process remembers is behind or ahead of the log: it is dropped, and the log read again.
                 tracing::warn!("this scheduler does not lead any more, and stands by");
@@ -84,16 +88,15 @@ pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), Se
 }
 
 impl Ground {
-    fn prepare(config: &Config, folder: PathBuf) -> Result<(Ground, Port), ServeError> {
+    fn prepare(config: &Config, folder: PathBuf, tls: Option<Arc<ServerTls>>) -> Result<(Ground, Port), ServeError> {
         let unusable = |source| ServeError::StateFolder { path: folder.clone(), source };
         let token = Token::of_folder(&folder).map_err(unusable)?;
         let cannot = |source| ServeError::Bind { address: config.listen, source };
-        let listener = std::net::TcpListener::bind(config.listen).map_err(cannot)?;
-        listener.set_nonblocking(true).map_err(cannot)?;
-        let listener = TcpListener::from_std(listener).map_err(cannot)?;
+        let listener = listen(config.listen).map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
         let (state_dir, metrics) = (config.state_dir.clone(), Arc::new(Metrics::new()));
-        Ok((Ground { state_dir, folder, token, metrics, address }, Port::open(listener)))
+        let port = Port::open(listener, tls.clone(), Arc::clone(&metrics));
+        Ok((Ground { state_dir, folder, token, tls, metrics, address }, port))
     }
 
     fn parts(&self, store: Box<dyn Store>, loaded: Loaded) -> Result<Parts, ServeError> {
@@ -103,18 +106,21 @@ impl Ground {
         Ok(Parts { store, loaded, disk, metrics, refused_inputs })
     }
 
-    /// Leads until told to stop, or until the engine ends.
+    /// Leads until told to stop, or until the engine ends. A scheduler that never stands by is announced when it leads.
     async fn lead(
         &self,
         port: &mut Port,
         parts: Parts,
-        stop: CancellationToken,
-        patience: Duration,
+        (stop, patience): (CancellationToken, Duration),
+        announced: Option<&mut Config>,
     ) -> Result<(), ServeError> {
         let unusable = |source| ServeError::StateFolder { path: self.folder.clone(), source };
         let (engine, mut ended) = Engine::start(parts).map_err(unusable)?;
         let readers = TaskTracker::new();
         port.play(Role::Leading(http::routes(self.served(&engine, &stop, &readers).map_err(unusable)?)));
+        if let Some(config) = announced {
+            self.announce(config)?;
+        }
         let came = tokio::select! {
             end = &mut ended => Some(end),
             failed = port.failed() => return failed.map_or(Ok(()), |error| Err(error.into())),
@@ -152,13 +158,20 @@ impl Ground {
         token::write_private(&path, self.address.to_string().as_bytes())
             .map_err(|source| ServeError::StateFolder { path, source })?;
         if let Some(credentials) = &config.credentials {
-            token::leave_credentials(credentials, self.address, &self.token)
+            token::leave_credentials(credentials, self.address, &self.token, self.tls.as_deref())
                 .map_err(|source| ServeError::StateFolder { path: credentials.clone(), source })?;
         }
-        tracing::info!(address = %self.address, "serving");
+        tracing::info!(address = %self.address, tls = self.tls.is_some(), "serving");
         if let Some(ready) = config.ready.take() {
             ready(self.address);
         }
         Ok(())
     }
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }

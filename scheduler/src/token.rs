@@ -10,9 +10,11 @@
 //! Elsewhere: asking for the token is `rpc::auth`; clients have their own look-up.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use crate::tls::ServerTls;
 
 /// Random bytes in a token: 256 bits, far beyond guessing.
 const TOKEN_BYTES: usize = 32;
@@ -78,15 +80,39 @@ fn parse(text: &str) -> Option<Token> {
     (text.len() == 2 * TOKEN_BYTES && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| Token(text.to_owned()))
 }
 
-/// Leaves the token where this user's clients look it up by address, and returns the file.
+/// Leaves the token where this user's clients look it up by address: under every name the scheduler has, and with TLS
+/// the authority beside it.
 ///
 /// # Errors
-/// The folder or file cannot be written.
-pub(crate) fn leave_credentials(credentials: &Path, address: SocketAddr, token: &Token) -> io::Result<PathBuf> {
+/// The folder or a file cannot be written.
+pub(crate) fn leave_credentials(
+    credentials: &Path,
+    address: SocketAddr,
+    token: &Token,
+    tls: Option<&ServerTls>,
+) -> io::Result<()> {
     make_private_folder(credentials)?;
-    let path = credentials.join(address.to_string());
-    write_private(&path, token.0.as_bytes())?;
-    Ok(path)
+    for name in names(address, tls.map(ServerTls::names).unwrap_or_default()) {
+        write_private(&credentials.join(&name), token.0.as_bytes())?;
+        if let Some(tls) = tls {
+            write_private(&credentials.join(format!("{name}.pem")), tls.authority.pem().as_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// Returns `HOST:PORT` for everything that leads to `address`: itself, and if it is every address of this machine, all
+/// that the certificate names.
+fn names(address: SocketAddr, named: &[String]) -> Vec<String> {
+    if !address.ip().is_unspecified() {
+        return vec![address.to_string()];
+    }
+    let port = address.port();
+    let with_port = |name: &String| match name.parse::<IpAddr>() {
+        Ok(ip) => SocketAddr::new(ip, port).to_string(),
+        Err(_) => format!("{name}:{port}"),
+    };
+    named.iter().map(with_port).collect()
 }
 
 /// Returns this user's credentials folder: `$XDG_STATE_HOME/gangsaw/credentials`, else below `$HOME/.local/state`.

@@ -3,6 +3,8 @@
 //!
 //! Every enum is matched variant by variant, so a new variant does not build until it is counted.
 
+mod names;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -12,6 +14,7 @@ use gangsaw_core::event::{Event, Restored};
 use gangsaw_core::input::{FactKind, Input};
 use gangsaw_core::job::record::Outcome;
 
+use self::names::*;
 use crate::faults::Fault;
 
 /// A kind of thing that is counted, with what every run over all seeds must reach.
@@ -46,97 +49,6 @@ pub struct Counters {
     /// Effects that `owed` derived.
     pub owed: u64,
 }
-
-const EVENTS: &[&str] = &[
-    "JobsSubmitted",
-    "KeysExpired",
-    "JobCancelled",
-    "JobHeld",
-    "JobReleased",
-    "ElementsRetried",
-    "JobUpdated",
-    "JobForgotten",
-    "NodeRegistered",
-    "NodeReturned",
-    "NodeInventoryChanged",
-    "NodeSilenced",
-    "NodeModeSet",
-    "NodeForgotten",
-    "QueueSet",
-    "TenantSet",
-    "RoundDecided",
-    "ChunkLeased",
-    "GangLeased",
-    "LeasePrepared",
-    "GangStarted",
-    "TaskStarted",
-    "ElementsSucceeded",
-    "RankEnded",
-    "GangStopping",
-    "AttemptEnded",
-    "ElementsReturned",
-    "LeaseTrimmed",
-    "LeaseFenced",
-    "FenceConfirmed",
-    "NodeExcluded",
-    "ReportTaken",
-    "Restored",
-];
-const OUTCOMES: &[&str] = &["Ok", "Failed", "Oom", "Timeout", "Preempted", "Infra", "Cancelled", "Fenced"];
-const RESTORED: &[&str] = &["Queue", "Tenant", "Node", "Job", "Gang", "Lease", "Key", "Counters"];
-const EFFECTS: &[&str] = &["Reply", "Grant", "Start", "Revoke", "Trim", "AckReport"];
-const REPLIES: &[&str] = &["Submitted", "Faults", "Refused", "Cancelled", "Retried", "Done", "Welcome"];
-const INPUTS: &[&str] = &[
-    "Submit",
-    "Cancel",
-    "Hold",
-    "Release",
-    "Retry",
-    "Update",
-    "NodeHello",
-    "NodeSilent",
-    "NodeReport",
-    "NodeInventory",
-    "SetNode",
-    "ForgetNode",
-    "SetQueue",
-    "SetTenant",
-    "Tick",
-];
-const AGENT_INPUTS: &[&str] = &[
-    "Connected",
-    "Disconnected",
-    "Welcomed",
-    "HeartbeatAcked",
-    "Reconcile",
-    "Granted",
-    "StartRequested",
-    "RevokeRequested",
-    "TrimRequested",
-    "ReportAcked",
-    "SupervisorList",
-    "SupervisorLost",
-    "LeftoversGone",
-    "Fact",
-    "StopTasks",
-    "Tick",
-];
-const AGENT_EFFECTS: &[&str] = &[
-    "Spawn",
-    "Prepare",
-    "Start",
-    "Stop",
-    "Trim",
-    "AckFacts",
-    "Renew",
-    "Redial",
-    "SendHello",
-    "SendHeartbeat",
-    "SendReport",
-    "KillLeftovers",
-    "ForgetLease",
-];
-const FACTS: &[&str] = &["Prepared", "StartFailed", "Started", "Succeeded", "Ended", "Returned"];
 
 impl Counters {
     fn add(&mut self, group: Group, name: &'static str) {
@@ -205,6 +117,8 @@ impl Counters {
             Event::NodeInventoryChanged { .. } => "NodeInventoryChanged",
             Event::NodeSilenced { .. } => "NodeSilenced",
             Event::NodeModeSet { .. } => "NodeModeSet",
+            Event::NodeEvicted { .. } => "NodeEvicted",
+            Event::NodeClearing { .. } => "NodeClearing",
             Event::NodeForgotten { .. } => "NodeForgotten",
             Event::QueueSet { .. } => "QueueSet",
             Event::TenantSet { .. } => "TenantSet",
@@ -223,6 +137,7 @@ impl Counters {
             }
             Event::ElementsReturned { .. } => "ElementsReturned",
             Event::LeaseTrimmed { .. } => "LeaseTrimmed",
+            Event::LeasePreempted { .. } => "LeasePreempted",
             Event::LeaseFenced { .. } => "LeaseFenced",
             Event::FenceConfirmed { .. } => "FenceConfirmed",
             Event::NodeExcluded { .. } => "NodeExcluded",

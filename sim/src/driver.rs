@@ -178,7 +178,9 @@ impl World {
         let modes = [NodeMode::Active, NodeMode::Active, NodeMode::Cordoned, NodeMode::Draining];
         let mode = self.rng.pick(&modes).unwrap_or(NodeMode::Active);
         let reason = String::from("works on it");
-        self.call(Client::Careless, Tenant::default(), Input::SetNode { name, mode, reason });
+        let evicts = mode == NodeMode::Draining && self.rng.permille(500);
+        let evict_after = evicts.then(|| Millis(self.rng.pick(&[0, 2_000, 30_000]).unwrap_or(0)));
+        self.call(Client::Careless, Tenant::default(), Input::SetNode { name, mode, reason, evict_after });
     }
 
     fn forget_node(&mut self) {
@@ -190,6 +192,11 @@ impl World {
         if let Some(name) = self.rng.pick(&silent).or_else(|| self.node_name()) {
             self.call(Client::Careless, Tenant::default(), Input::ForgetNode { name });
         }
+    }
+
+    pub(crate) fn forget(&mut self, at: usize) {
+        let name = self.nodes[at].name.clone();
+        self.call(Client::Careless, Tenant::default(), Input::ForgetNode { name });
     }
 
     fn set_queue(&mut self) {
@@ -334,7 +341,7 @@ impl World {
             }
             for node in state.nodes().filter(|node| node.body.mode != NodeMode::Active) {
                 let name = node.body.name.clone();
-                let input = Input::SetNode { name, mode: NodeMode::Active, reason: String::new() };
+                let input = Input::SetNode { name, mode: NodeMode::Active, reason: String::new(), evict_after: None };
                 wishes.push((Tenant::default(), input));
             }
             for (key, queue) in state.queues() {

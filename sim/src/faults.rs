@@ -43,6 +43,8 @@ pub enum Fault {
     StreamBroken,
     /// A stream breaks, and what was under way arrives after the Hello of the next.
     StreamOvertaken,
+    /// Somebody removes a node that is cut off, and whose tasks live on.
+    ForgottenAlive,
     /// Nothing passes in either direction.
     PartitionBoth,
     /// Nothing passes from the node.
@@ -65,7 +67,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 26] = [
+    pub const ALL: [Fault; 27] = [
         Fault::SchedulerKilled,
         Fault::PowerLost,
         Fault::CrashBeforeAppend,
@@ -83,6 +85,7 @@ impl Fault {
         Fault::DeviceWithheld,
         Fault::StreamBroken,
         Fault::StreamOvertaken,
+        Fault::ForgottenAlive,
         Fault::PartitionBoth,
         Fault::PartitionUp,
         Fault::PartitionDown,
@@ -127,6 +130,7 @@ impl Fault {
             Fault::DeviceWithheld => "DeviceWithheld",
             Fault::StreamBroken => "StreamBroken",
             Fault::StreamOvertaken => "StreamOvertaken",
+            Fault::ForgottenAlive => "ForgottenAlive",
             Fault::PartitionBoth => "PartitionBoth",
             Fault::PartitionUp => "PartitionUp",
             Fault::PartitionDown => "PartitionDown",
@@ -139,6 +143,9 @@ impl Fault {
         }
     }
 }
+
+/// A node that is cut off is silent by then.
+const FORGOTTEN_AFTER_MS: u64 = 40_000;
 
 /// How long a partition or another state lasts: mostly seconds, at times longer than any time to live.
 const SPANS_MS: [u64; 8] = [1_000, 3_000, 5_000, 20_000, 45_000, 60_000, 90_000, 1_200_000];
@@ -207,6 +214,7 @@ impl World {
                 // Counted when it happens: when something of an older stream arrives.
                 false
             }
+            Fault::ForgottenAlive => self.forget_alive(at),
             Fault::PartitionBoth => self.hurt_wire(at, |wire, _| (wire.up_blocked, wire.down_blocked) = (true, true)),
             Fault::PartitionUp => self.hurt_wire(at, |wire, _| wire.up_blocked = true),
             Fault::PartitionDown => self.hurt_wire(at, |wire, _| wire.down_blocked = true),
@@ -297,6 +305,20 @@ impl World {
         let wire = &mut self.net.wires[at];
         hurt(wire, &mut self.rng);
         wire.ill_until = wire.ill_until.max(until);
+        self.queue.add(until, Happening::Heal { node: at });
+        true
+    }
+
+    /// Cuts a node off on which a task lives long enough, and has it removed as soon as it is silent.
+    fn forget_alive(&mut self, at: usize) -> bool {
+        let until = self.now + FORGOTTEN_AFTER_MS + 5_000;
+        if !self.nodes[at].processes.values().any(|process| process.lives_at(until)) {
+            return false;
+        }
+        let wire = &mut self.net.wires[at];
+        (wire.up_blocked, wire.down_blocked) = (true, true);
+        wire.ill_until = wire.ill_until.max(until);
+        self.queue.add(until - 5_000, Happening::Forget { node: at });
         self.queue.add(until, Happening::Heal { node: at });
         true
     }

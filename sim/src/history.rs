@@ -6,6 +6,7 @@
 //! - What COMPLETED really exited 0, in every rank, under that attempt.
 //! - No lease is granted over a queue's limit, or on a device that another live lease holds.
 
+mod ends;
 mod leases;
 mod limits;
 
@@ -13,7 +14,6 @@ use std::collections::BTreeMap;
 
 use gangsaw_core::event::{Event, NewJob, Record};
 use gangsaw_core::id::{Attempt, DeviceId, IdempotencyKey, Index, JobId, LeaseId, NodeId, QueueName, Rank, Tenant};
-use gangsaw_core::job::record::{Next, Outcome};
 use gangsaw_core::lease::RankHold;
 use gangsaw_core::queue::{Limits, QueueKey};
 use gangsaw_core::time::Time;
@@ -90,6 +90,11 @@ impl History {
         self.leases.get(&lease).is_some_and(|track| {
             track.job == job && track.attempt == attempt && track.first <= index && index <= track.last
         })
+    }
+
+    /// Returns the registration of a machine that a lease was granted to.
+    pub(crate) fn node_of(&self, lease: LeaseId) -> Option<NodeId> {
+        self.leases.get(&lease).map(|track| track.node)
     }
 
     pub(crate) fn has_job(&self, job: JobId) -> bool {
@@ -181,10 +186,13 @@ impl History {
             | Event::NodeInventoryChanged { .. }
             | Event::NodeSilenced { .. }
             | Event::NodeModeSet { .. }
+            | Event::NodeEvicted { .. }
+            | Event::NodeClearing { .. }
             | Event::RoundDecided { .. }
             | Event::GangStarted { .. }
             | Event::GangStopping { .. }
             | Event::LeaseTrimmed { .. }
+            | Event::LeasePreempted { .. }
             | Event::NodeExcluded { .. }
             | Event::ReportTaken { .. }
             | Event::Restored(_) => Ok(()),
@@ -315,83 +323,6 @@ impl History {
         element.stand = Stand::Ended;
         self.waiting = self.waiting.saturating_sub(1);
         held(open, || format!("{job}[{index}] ended twice"))
-    }
-
-    fn cancelled(&mut self, job: JobId, index: Index) -> Check {
-        let element = self.element(job, index)?;
-        element.cancelled = true;
-        match element.stand {
-            Stand::Waits => self.ends(job, index),
-            Stand::Leased(_) => Ok(()),
-            Stand::Ended => Err(format!("{job}[{index}] had ended and was cancelled")),
-        }
-    }
-
-    fn retried(&mut self, job: JobId, index: Index) -> Check {
-        let element = self.element(job, index)?;
-        let ended = element.stand == Stand::Ended;
-        element.stand = Stand::Waits;
-        element.cancelled = false;
-        self.waiting += 1;
-        held(ended, || format!("{job}[{index}] was retried before it ended"))
-    }
-
-    fn completed(&mut self, lease: LeaseId, job: JobId, index: Index, truth: &Truth) -> Check {
-        self.is_current(lease, Some(index))?;
-        let element = self.element(job, index)?;
-        let attempt = element.attempt;
-        element.ended = attempt;
-        let well = truth.went_well((job, index, 0, attempt));
-        held(well, || format!("{job}[{index}] COMPLETED in attempt {attempt} without an exit 0"))?;
-        self.leaves(lease);
-        self.ends(job, index)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "they are the fields of one event")]
-    fn attempt_ended(
-        &mut self,
-        lease: LeaseId,
-        job: JobId,
-        index: Index,
-        attempt: Attempt,
-        outcome: Outcome,
-        next: Next,
-        truth: &Truth,
-    ) -> Check {
-        let track = self.leases.get(&lease).ok_or_else(|| format!("lease {lease} was never granted"))?;
-        let (head, fenced) = (track.head, track.fenced);
-        let ranks = self.jobs.get(&job).map_or(0, |track| track.ranks);
-        // A gang may have been stopped for another reason before one of its leases was fenced.
-        let by_fence = match outcome {
-            Outcome::Fenced | Outcome::Infra | Outcome::Cancelled => true,
-            Outcome::Ok | Outcome::Failed | Outcome::Oom | Outcome::Timeout | Outcome::Preempted => false,
-        };
-        held(!fenced || by_fence || ranks > 1, || format!("{job}[{index}] ended {outcome:?} under a fenced lease"))?;
-        let element = self.element(job, index)?;
-        let current = element.stand == Stand::Leased(head) && element.attempt == attempt;
-        held(current, || format!("{job}[{index}] ended attempt {attempt} of lease {lease} and stands {element:?}"))?;
-        element.ended = attempt;
-        if outcome == Outcome::Ok {
-            let well = (0..ranks).all(|rank| truth.went_well((job, index, rank, attempt)));
-            held(well, || format!("{job}[{index}] ended ok in attempt {attempt} without an exit 0 of every rank"))?;
-        }
-        self.leaves(lease);
-        match next {
-            Next::Retry { .. } => {
-                self.element(job, index)?.stand = Stand::Waits;
-                Ok(())
-            }
-            Next::End(_) => self.ends(job, index),
-        }
-    }
-
-    fn returned(&mut self, lease: LeaseId, job: JobId, index: Index) -> Check {
-        self.is_current(lease, Some(index))?;
-        let element = self.element(job, index)?;
-        element.stand = Stand::Waits;
-        let cancelled = element.cancelled;
-        self.leaves(lease);
-        if cancelled { self.ends(job, index) } else { Ok(()) }
     }
 }
 

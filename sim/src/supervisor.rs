@@ -34,6 +34,13 @@ pub(crate) struct Process {
     stubborn: bool,
 }
 
+impl Process {
+    /// Says whether it will still run then if nothing happens to it.
+    pub(crate) fn lives_at(&self, at: u64) -> bool {
+        self.ends > at
+    }
+}
+
 /// How far a gang's lease is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gang {

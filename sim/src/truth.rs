@@ -64,6 +64,13 @@ impl World {
         if let Some(device) = busy {
             self.fail(format!("{what:?} was executed on {device}, where another task lives"));
         }
+        let node = self.history.node_of(process.lease);
+        let older = self.nodes[at].processes.values().find(|other| self.history.node_of(other.lease) != node);
+        if let Some(lease) = older.map(|older| older.lease) {
+            self.fail(format!(
+                "{what:?} was executed while a task of lease {lease} lives, granted before the node was forgotten"
+            ));
+        }
         if !self.history.granted(process.lease, process.job, process.index, process.attempt) {
             self.fail(format!("{what:?} was executed under lease {}, which no durable event granted", process.lease));
         }

@@ -54,6 +54,7 @@ pub(crate) enum Happening {
     Hangup { session: Session },
     Dial { node: usize, agent: u64 },
     Heal { node: usize },
+    Forget { node: usize },
     Overtake { node: usize },
     AgentTick { node: usize, agent: u64 },
     AgentUp { node: usize },
@@ -291,6 +292,7 @@ impl World {
             Happening::Down { session, message } => self.on_down(session, message),
             Happening::Hangup { session } => self.on_hangup(session),
             Happening::Dial { node, agent } => self.on_dial(node, agent),
+            Happening::Forget { node } => self.forget(node),
             Happening::Heal { node } if self.net.wires[node].ill_until > self.now => {}
             Happening::Heal { node } => self.heal(node),
             Happening::Overtake { node } => {
@@ -336,6 +338,7 @@ impl World {
             | Happening::DiskHasRoom
             | Happening::Up { .. }
             | Happening::Heal { .. }
+            | Happening::Forget { .. }
             | Happening::AgentUp { .. }
             | Happening::Prepared { .. }
             | Happening::TaskEnds { .. }

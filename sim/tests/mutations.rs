@@ -45,6 +45,11 @@ fn owing_nothing_is_noticed() {
 }
 
 #[test]
+fn giving_work_to_a_forgotten_node_whose_old_tasks_still_live_is_noticed() {
+    must_be_noticed("clearing off", with_core(Mutations { clearing_off: true, ..Mutations::default() }));
+}
+
+#[test]
 fn not_flushing_appends_is_noticed() {
     must_be_noticed("fsync off", with_engine(Broken { fsync_off: true, ..Broken::default() }));
 }

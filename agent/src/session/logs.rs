@@ -32,6 +32,7 @@ use tracing::{debug, warn};
 use super::token::Server;
 use super::uplink::connect;
 use crate::supervisor::logs::{LogChunk, LogQuery, LogReader, Stream, forget_attempts};
+use crate::trust::LastWord;
 
 /// Questions that are answered at the same time.
 const QUERIES_MAX: usize = 64;
@@ -83,7 +84,7 @@ pub(crate) async fn serve(
 }
 
 async fn serve_once(state: &Path, node_name: &str, line: Line) -> Result<(), Status> {
-    let channel = connect(line.server).await.map_err(Status::unavailable)?;
+    let channel = connect(line.server, LastWord::default()).await.map_err(Status::unavailable)?;
     let (pieces, waiting) = mpsc::channel(PIECES_MAX);
     let hello = ServeLogsRequest { node_name: node_name.to_owned(), ..ServeLogsRequest::default() };
     // The channel is empty, so the first message fits.

@@ -18,27 +18,33 @@ const TOKEN_MAX_BYTES: usize = 4096;
 pub(crate) struct Server {
     pub(crate) host: String,
     pub(crate) port: u16,
+    /// `https`.
+    pub(crate) tls: bool,
 }
 
 /// Why a server address is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ServerError {
-    /// Not a URL of the form `http://HOST:PORT`.
-    #[error("`{0}` is not an address like http://127.0.0.1:7461")]
+    /// Not a URL of the form `http://HOST:PORT` or `https://HOST:PORT`.
+    #[error("`{0}` is not an address like http://127.0.0.1:7461 or https://head:7461")]
     Malformed(String),
-    /// TLS is not part of this version.
-    #[error("`{0}` asks for TLS, which this version does not have")]
-    Tls(String),
 }
 
 impl Server {
-    /// Parses `http://HOST[:PORT]`, or the same without the scheme.
+    /// Parses several addresses, separated by commas: the first, and the others.
+    pub(crate) fn parse_list(urls: &str) -> Result<(Server, Vec<Server>), ServerError> {
+        let (first, others) = match urls.split_once(',') {
+            Some((first, others)) => (first, others.split(',').map(|url| Server::parse(url.trim())).collect()),
+            None => (urls, Ok(Vec::new())),
+        };
+        Ok((Server::parse(first.trim())?, others?))
+    }
+
+    /// Parses `http://HOST[:PORT]`, the same without the scheme, or `https://HOST[:PORT]`.
     pub(crate) fn parse(url: &str) -> Result<Server, ServerError> {
         let malformed = || ServerError::Malformed(url.to_owned());
-        if url.starts_with("https://") {
-            return Err(ServerError::Tls(url.to_owned()));
-        }
-        let rest = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+        let tls = url.starts_with("https://");
+        let rest = url.strip_prefix("https://").or(url.strip_prefix("http://")).unwrap_or(url).trim_end_matches('/');
         let (host, port) = match rest.rsplit_once(':') {
             Some((host, port)) if !host.ends_with(':') && (!host.contains(':') || host.ends_with(']')) => {
                 (host, port.parse().map_err(|_| malformed())?)
@@ -49,12 +55,12 @@ impl Server {
         if host.is_empty() || host.contains(odd) {
             return Err(malformed());
         }
-        Ok(Server { host: host.to_owned(), port })
+        Ok(Server { host: host.to_owned(), port, tls })
     }
 
     /// The address for a connection.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}:{}", self.host, self.port)
+        format!("{}://{}:{}", if self.tls { "https" } else { "http" }, self.host, self.port)
     }
 
     /// Whether it can only be this machine.
@@ -64,7 +70,7 @@ impl Server {
     }
 
     /// Names of credentials files that may hold its token, most exact first.
-    fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         let mut hosts = vec![self.host.as_str()];
         if self.is_loopback() {
             hosts.extend(["127.0.0.1", "localhost", "[::1]"].into_iter().filter(|host| *host != self.host));
@@ -78,8 +84,13 @@ pub(crate) fn find(given: Option<&str>, server: &Server) -> Option<String> {
     if let Some(token) = given.filter(|token| !token.is_empty()) {
         return Some(token.to_owned());
     }
+    find_in(&credentials()?, server)
+}
+
+/// This user's folder of tokens and pinned authorities.
+pub(crate) fn credentials() -> Option<PathBuf> {
     let folder = state_home(std::env::var_os("XDG_STATE_HOME"), std::env::var_os("HOME"))?;
-    find_in(&folder.join("gangsaw").join("credentials"), server)
+    Some(folder.join("gangsaw").join("credentials"))
 }
 
 fn find_in(folder: &Path, server: &Server) -> Option<String> {
@@ -106,7 +117,7 @@ mod tests {
     use super::*;
 
     fn server(host: &str, port: u16) -> Server {
-        Server { host: host.to_owned(), port }
+        Server { host: host.to_owned(), port, tls: false }
     }
 
     #[test]
@@ -114,10 +125,20 @@ mod tests {
         assert_eq!(Server::parse("http://127.0.0.1:7461"), Ok(server("127.0.0.1", 7461)));
         assert_eq!(Server::parse("http://[::1]:80/"), Ok(server("[::1]", 80)));
         assert_eq!(Server::parse("head.example"), Ok(server("head.example", DEFAULT_PORT)));
-        assert_eq!(Server::parse("https://head:1"), Err(ServerError::Tls("https://head:1".to_owned())));
+        let secure = Server { tls: true, ..server("head", 1) };
+        assert_eq!(secure.url(), "https://head:1");
+        assert_eq!(Server::parse("https://head:1"), Ok(secure));
         for bad in ["", "http://", "http://a b", "http://a:x", "http://u@h", "http://h/p", "http://h:99999"] {
             assert_eq!(Server::parse(bad), Err(ServerError::Malformed(bad.to_owned())));
         }
+    }
+
+    #[test]
+    fn several_addresses_are_separated_by_commas_and_each_must_be_one() {
+        let (first, others) = Server::parse_list("http://a:1, b:2,c").unwrap();
+        let all: Vec<String> = std::iter::once(first).chain(others).map(|server| server.url()).collect();
+        assert_eq!(all, ["http://a:1", "http://b:2", &format!("http://c:{DEFAULT_PORT}")]);
+        assert_eq!(Server::parse_list("a:1,").unwrap_err(), ServerError::Malformed(String::new()));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //!
 //! Elsewhere: the token is `token`; what is said is `driver`.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -25,6 +26,7 @@ use tonic::{Code, Request, Status, Streaming};
 use tracing::{debug, warn};
 
 use super::token::{self, Server};
+use crate::trust::{self, LastWord};
 
 /// Messages that wait for the network. Heartbeats, one report and progress fit many times.
 pub(crate) const OUTBOX_MAX: usize = 256;
@@ -59,8 +61,15 @@ enum State {
 
 /// The stream, or the way to it.
 pub(crate) struct Uplink {
+    /// The scheduler that is dialled now.
     server: Server,
+    /// The next ones, if several schedulers share one cluster: one leads, and the others send us on.
+    others: VecDeque<Server>,
+    /// Dials that failed since all of them were tried.
+    failed: usize,
     token: Option<String>,
+    /// What the other side said last of our certificate.
+    last_word: LastWord,
     state: State,
     pause: Duration,
     /// When the Welcome must be there.
@@ -74,7 +83,23 @@ impl Uplink {
     pub(crate) fn new(server: Server, token: Option<String>) -> Uplink {
         let pause = pauses(&server).0;
         let state = State::Waiting(Instant::now());
-        Uplink { server, token, state, pause, welcome_by: None, warned: String::new() }
+        Uplink {
+            server,
+            others: VecDeque::new(),
+            failed: 0,
+            token,
+            last_word: LastWord::default(),
+            state,
+            pause,
+            welcome_by: None,
+            warned: String::new(),
+        }
+    }
+
+    /// Dials these, too, each after the one before it failed.
+    pub(crate) fn or(mut self, others: Vec<Server>) -> Uplink {
+        self.others = others.into();
+        self
     }
 
     /// Where it dials.
@@ -90,6 +115,7 @@ impl Uplink {
     /// The scheduler took the Hello: the next failure begins with short pauses again.
     pub(crate) fn welcomed(&mut self) {
         self.pause = pauses(&self.server).0;
+        self.failed = 0;
         self.welcome_by = None;
         self.warned.clear();
     }
@@ -106,7 +132,7 @@ impl Uplink {
             match &mut self.state {
                 State::Waiting(until) => {
                     sleep_until(*until).await;
-                    self.state = State::Connecting(Box::pin(connect(self.server.clone())));
+                    self.state = State::Connecting(Box::pin(connect(self.server.clone(), self.last_word.clone())));
                 }
                 State::Connecting(connecting) => match connecting.await {
                     Ok(channel) => return UplinkEvent::Connected(self.attach(channel)),
@@ -151,6 +177,8 @@ impl Uplink {
 
     /// Goes back to waiting.
     fn fail(&mut self, why: &str) {
+        let last_word = self.last_word.take();
+        let why = last_word.as_deref().unwrap_or(why);
         if self.warned == why {
             debug!(server = %self.server.url(), %why, "no session with the scheduler");
         } else {
@@ -159,7 +187,15 @@ impl Uplink {
         }
         self.welcome_by = None;
         self.state = State::Waiting(Instant::now() + jitter(self.pause));
-        self.pause = (self.pause * 2).min(pauses(&self.server).1);
+        self.failed += 1;
+        if self.failed > self.others.len() {
+            // All of them were tried: only then is the next round further away.
+            self.failed = 0;
+            self.pause = (self.pause * 2).min(pauses(&self.server).1);
+        }
+        if let Some(next) = self.others.pop_front() {
+            self.others.push_back(std::mem::replace(&mut self.server, next));
+        }
     }
 }
 
@@ -172,17 +208,21 @@ async fn before<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> 
 }
 
 /// Opens one connection to a scheduler.
-pub(crate) async fn connect(server: Server) -> Result<Channel, String> {
-    let endpoint = Endpoint::from_shared(server.url()).map_err(|error| error.to_string())?;
-    endpoint
+pub(crate) async fn connect(server: Server, last_word: LastWord) -> Result<Channel, String> {
+    let endpoint = Endpoint::from_shared(server.url())
+        .map_err(|error| error.to_string())?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
-        .keep_alive_while_idle(true)
-        .connect()
-        .await
-        .map_err(|error| format!("cannot connect: {}", innermost(&error)))
+        .keep_alive_while_idle(true);
+    if !server.tls {
+        return endpoint.connect().await.map_err(|error| format!("cannot connect: {}", innermost(&error)));
+    }
+    let ca = trust::stored_ca(token::credentials().as_deref(), &server.names()).map_err(|error| error.to_string())?;
+    let config = trust::config(&ca).map_err(|error| error.to_string())?;
+    let dialled = trust::channel(&endpoint, (&server.host, server.port), config, &last_word).await;
+    dialled.map_err(|error| format!("cannot connect: {error}"))
 }
 
 fn innermost(error: &dyn std::error::Error) -> String {
@@ -227,7 +267,7 @@ mod tests {
 
     #[tokio::test]
     async fn pauses_grow_to_a_second_on_loopback_and_a_welcome_resets_them() {
-        let server = Server { host: "127.0.0.1".to_owned(), port: 1 };
+        let server = Server { host: "127.0.0.1".to_owned(), port: 1, tls: false };
         let mut uplink = Uplink::new(server, Some("t".to_owned()));
         for _ in 0..10 {
             uplink.hang_up();
@@ -238,5 +278,19 @@ mod tests {
         uplink.welcomed();
         assert_eq!(uplink.pause, PAUSE_LOOPBACK.0);
         assert!(jitter(Duration::from_secs(2)) >= Duration::from_secs(1));
+    }
+
+    #[tokio::test]
+    async fn every_scheduler_is_dialled_in_turn_and_the_pause_grows_once_a_round() {
+        let server = |port| Server { host: "127.0.0.1".to_owned(), port, tls: false };
+        let mut uplink = Uplink::new(server(1), Some("t".to_owned())).or(vec![server(2), server(3)]);
+        let mut dialled = Vec::new();
+        for _ in 0..3 {
+            dialled.push(uplink.server().port);
+            assert_eq!(uplink.pause, PAUSE_LOOPBACK.0);
+            uplink.hang_up();
+        }
+        dialled.push(uplink.server().port);
+        assert_eq!((dialled.as_slice(), uplink.pause), ([1, 2, 3, 1].as_slice(), 2 * PAUSE_LOOPBACK.0));
     }
 }

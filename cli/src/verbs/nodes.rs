@@ -1,5 +1,7 @@
 //! `gangsaw nodes`: the machines, their devices, and who holds them.
 
+use std::time::Duration;
+
 use gangsaw_proto::admin::v1::{ForgetNodeRequest, ListNodesRequest, Node, NodeMode, SetNodeRequest};
 use serde_json::{Value, json};
 
@@ -23,12 +25,18 @@ enum Verb {
     List,
     /// Show one node and its devices
     Show { node: String },
-    /// Take no new work, return what has not started, wait for the rest
+    /// Take no new work, return what has not started, wait for the rest or evict it
     Drain {
         node: String,
         /// Why, for people
         #[arg(long, default_value = "")]
         reason: String,
+        /// Stop what runs now; it is tried again elsewhere and uses none of its retries
+        #[arg(long, conflicts_with = "deadline")]
+        evict: bool,
+        /// Stop what still runs after so long, for example `10m`
+        #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+        deadline: Option<Duration>,
     },
     /// Take no new work; what was placed goes on
     Cordon {
@@ -59,9 +67,12 @@ pub(crate) async fn run(session: &Session, args: &Args) -> Result<u8, Failure> {
             };
             object(session.format, value(found), || text(found))?;
         }
-        Verb::Drain { node, reason } => set(session, &mut client, node, NodeMode::Draining, reason).await?,
-        Verb::Cordon { node, reason } => set(session, &mut client, node, NodeMode::Cordoned, reason).await?,
-        Verb::Resume { node } => set(session, &mut client, node, NodeMode::Active, String::new()).await?,
+        Verb::Drain { node, reason, evict, deadline } => {
+            let evict_after = if evict { Some(Duration::ZERO) } else { deadline };
+            set(session, &mut client, node, NodeMode::Draining, reason, evict_after).await?;
+        }
+        Verb::Cordon { node, reason } => set(session, &mut client, node, NodeMode::Cordoned, reason, None).await?,
+        Verb::Resume { node } => set(session, &mut client, node, NodeMode::Active, String::new(), None).await?,
         Verb::Forget { node } => {
             let request = ForgetNodeRequest { name: node.clone() };
             client.admin.forget_node(request).await.map_err(|status| client.refused(&status))?;
@@ -84,8 +95,14 @@ async fn set(
     name: String,
     mode: NodeMode,
     reason: String,
+    evict_after: Option<Duration>,
 ) -> Result<(), Failure> {
-    let request = SetNodeRequest { name: name.clone(), mode: mode.into(), reason };
+    let evict_after = match evict_after.map(prost_types::Duration::try_from) {
+        None => None,
+        Some(Ok(span)) => Some(span),
+        Some(Err(_)) => return Err(bad_input("bad-value", "that deadline is too long", "at most 30 days")),
+    };
+    let request = SetNodeRequest { name: name.clone(), mode: mode.into(), reason, evict_after };
     client.admin.set_node(request).await.map_err(|status| client.refused(&status))?;
     object(session.format, json!({ "name": name, "mode": word(mode) }), || format!("{name} is {}\n", word(mode)))
 }
@@ -123,6 +140,8 @@ fn value(node: &Node) -> Value {
         "mode": word(node.mode()),
         "connected": node.connected,
         "reason": words::text_or_null(&node.reason),
+        "evicts_at": words::time(node.evicts_at),
+        "foreign_leases": node.foreign_leases,
         "milli_cpus": node.milli_cpus,
         "milli_cpus_free": node.milli_cpus_free,
         "memory_bytes": node.memory_bytes,
@@ -149,10 +168,22 @@ fn rows(nodes: &[Node]) -> comfy_table::Table {
             format!("{}/{} free", words::bytes(node.memory_bytes_free), words::bytes(node.memory_bytes)),
             gpus,
             node.leases.to_string(),
-            if node.reason.is_empty() { node.notes.join("; ") } else { node.reason.clone() },
+            notes(node),
         ]);
     }
     table
+}
+
+/// What people should know of a node.
+fn notes(node: &Node) -> String {
+    let mut notes = if node.reason.is_empty() { node.notes.clone() } else { vec![node.reason.clone()] };
+    if let Some(at) = node.evicts_at.and_then(words::instant) {
+        notes.insert(0, format!("evicts at {at:.0}"));
+    }
+    if node.foreign_leases > 0 {
+        notes.insert(0, format!("ends {} lease(s) from before it was removed", node.foreign_leases));
+    }
+    notes.join("; ")
 }
 
 /// One node as people read it.

@@ -1,8 +1,10 @@
 //! `gangsaw token`, `config`, `completions`: about this installation, without a scheduler.
 
+use std::os::unix::fs::DirBuilderExt as _;
+
 use serde_json::json;
 
-use crate::client::stored_token;
+use crate::client::{credentials, host_and_port, normal, stored_token, untrusted};
 use crate::fail::{Failure, bad_input};
 use crate::output::{object, print};
 use crate::session::{Session, token};
@@ -26,8 +28,62 @@ pub(crate) fn print_token(session: &Session) -> Result<u8, Failure> {
     Ok(0)
 }
 
+/// Print what is in force and where it comes from, or pin a scheduler's authority
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    verb: Option<ConfigVerb>,
+}
+
+#[derive(Clone, Debug, clap::Subcommand)]
+enum ConfigVerb {
+    /// Believe a scheduler on another machine from now on
+    Trust(Trust),
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct Trust {
+    /// Where it is: https://HOST:PORT
+    #[arg(value_name = "URL")]
+    at: String,
+    /// SHA-256 of its authority, as `gangsaw scheduler init` printed it there
+    hash: String,
+}
+
+/// Runs `gangsaw config`.
+pub(crate) async fn config(session: &Session, args: &ConfigArgs) -> Result<u8, Failure> {
+    match &args.verb {
+        None => print_config(session),
+        Some(ConfigVerb::Trust(args)) => trust(session, args).await,
+    }
+}
+
+/// Fetches the authority that has a hash, and pins it for the address.
+async fn trust(session: &Session, args: &Trust) -> Result<u8, Failure> {
+    let address = normal(&args.at)?;
+    if !address.starts_with("https://") {
+        return Err(bad_input(
+            "bad-server",
+            format!("`{}` is no https:// address", args.at),
+            "write https://HOST:PORT",
+        ));
+    }
+    if args.hash.len() != 64 || !args.hash.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(bad_input("bad-hash", "a SHA-256 has 64 hexadecimal digits", "copy the line `sha256` of `init`"));
+    }
+    let (host, port) = host_and_port(&address)?;
+    let ca = gangsaw_agent::trust::fetch(&host, port, &args.hash).await.map_err(|error| untrusted(&address, &error))?;
+    let folder = credentials().ok_or_else(|| bad_input("no-home", "HOME is not set", "set HOME or XDG_STATE_HOME"))?;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+    let file = folder.join(format!("{host}:{port}.pem"));
+    std::fs::write(&file, ca.pem())?;
+    let value = json!({ "server": address, "ca_hash": ca.hash(), "file": file.display().to_string() });
+    object(session.format, value, || format!("{address} is trusted ({})\n", file.display()))?;
+    Ok(0)
+}
+
 /// Prints what is in force, and where it comes from.
-pub(crate) fn print_config(session: &Session) -> Result<u8, Failure> {
+fn print_config(session: &Session) -> Result<u8, Failure> {
     let config = &session.config;
     let from = match (&session.server, &config.server) {
         (Some(_), _) => "flag or GANGSAW_SERVER",

@@ -1,21 +1,24 @@
-//! `gangsaw scheduler`: the scheduler alone, until SIGTERM or Ctrl-C.
+//! `gangsaw scheduler`: the scheduler alone, until SIGTERM or Ctrl-C; and `scheduler init`, which makes its certificates.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use gangsaw_scheduler::{Config, serve};
+use gangsaw_scheduler::{Config, TlsError, serve};
 use rustix::process::Signal;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::up;
-use crate::fail::{Failure, failure};
+use crate::fail::{Failure, bad_input, failure};
 use crate::output::{Format, object};
 use crate::part::{die_with_parent, until_told};
 
-/// Run the scheduler alone
+/// Run the scheduler alone, or make its certificates
 #[derive(Clone, Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
     /// Where state is kept
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
@@ -30,16 +33,40 @@ pub(crate) struct Args {
     die_with_parent: Option<u32>,
 }
 
+#[derive(Clone, Debug, clap::Subcommand)]
+enum Verb {
+    /// Make an authority and a certificate, so that other machines can be let in
+    Init(Init),
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct Init {
+    /// Where state is kept
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
+    /// A name or address that others reach this machine by; may be repeated
+    #[arg(long = "san", value_name = "NAME")]
+    names: Vec<String>,
+}
+
 /// Runs the verb.
 pub(crate) async fn run(format: Format, args: &Args) -> Result<u8, Failure> {
+    if let Some(Verb::Init(args)) = &args.verb {
+        return init(format, args);
+    }
     die_with_parent(args.die_with_parent, Signal::KILL)?;
     let state = up::folder(args.state.as_deref())?;
     let stop = CancellationToken::new();
     let mut config = Config::new(state.clone(), args.listen);
     config.store = args.store.clone().filter(|url| !url.is_empty());
     config.ready = Some(Box::new(move |address| {
-        let server = format!("http://{address}");
-        let value = json!({ "server": server, "state": state.display().to_string(), "pid": std::process::id() });
+        let server = reached_at(address);
+        let value = json!({
+            "server": server,
+            "listen": address.to_string(),
+            "state": state.display().to_string(),
+            "pid": std::process::id(),
+        });
         // Nobody reading this is no reason to stop serving.
         let _ = object(format, value, || format!("the scheduler listens on {server}\n"));
     }));
@@ -52,4 +79,44 @@ pub(crate) async fn run(format: Format, args: &Args) -> Result<u8, Failure> {
         failure(error.reason(), sentence, error.hint(), error.exit_code())
     })?;
     Ok(0)
+}
+
+/// Makes the certificates of a state folder.
+fn init(format: Format, args: &Init) -> Result<u8, Failure> {
+    let state = up::folder(args.state.as_deref())?;
+    let made = gangsaw_scheduler::init(&state, &args.names).map_err(|error| {
+        let hint = match &error {
+            TlsError::Name(_) => "write `--san head.example` or `--san 10.0.0.5`",
+            TlsError::Io { .. } | TlsError::Bad { .. } | TlsError::Make(_) => "",
+        };
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        bad_input("tls", format!("{error}{cause}"), hint)
+    })?;
+    let value = json!({
+        "ca_file": made.ca_file.display().to_string(),
+        "ca_hash": made.ca_hash,
+        "names": made.names,
+        "kept": made.kept,
+    });
+    object(format, value, || {
+        let kept = if made.kept { " (kept)" } else { "" };
+        format!(
+            "authority  {}{kept}\n  sha256   {}\n  names    {}\n  serve    gangsaw scheduler --listen 0.0.0.0:7461\n",
+            made.ca_file.display(),
+            made.ca_hash,
+            made.names.join(" "),
+        )
+    })?;
+    Ok(0)
+}
+
+/// The URL that this machine reaches a scheduler at.
+fn reached_at(address: SocketAddr) -> String {
+    match address.ip() {
+        ip if ip.is_loopback() => format!("http://{address}"),
+        // Every address is also loopback.
+        IpAddr::V4(ip) if ip.is_unspecified() => format!("http://127.0.0.1:{}", address.port()),
+        IpAddr::V6(ip) if ip.is_unspecified() => format!("http://[::1]:{}", address.port()),
+        IpAddr::V4(_) | IpAddr::V6(_) => format!("https://{address}"),
+    }
 }

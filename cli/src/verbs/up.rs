@@ -55,7 +55,7 @@ pub(crate) async fn run(format: Format, args: &Args) -> Result<u8, Failure> {
         let mut scheduler = start(scheduler(&state, args.listen)).await?;
         let server = text(&scheduler.ready, "server");
         // A restarted scheduler must be found where the first one was.
-        scheduler.part = self::scheduler(&state, address(&server).unwrap_or(args.listen));
+        scheduler.part = self::scheduler(&state, text(&scheduler.ready, "listen").parse().unwrap_or(args.listen));
         let agent = start(agent(&state, &server, args)).await?;
         Ok::<_, Failure>((scheduler, agent, server))
     };
@@ -133,9 +133,4 @@ pub(crate) fn folder(asked: Option<&Path>) -> Result<PathBuf, Failure> {
 /// A text field of what a part said.
 pub(crate) fn text(said: &Value, field: &str) -> String {
     said.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
-}
-
-/// The socket address of a URL.
-fn address(server: &str) -> Option<SocketAddr> {
-    server.split_once("://")?.1.parse().ok()
 }

@@ -8,12 +8,17 @@ mod bounds;
 mod clean;
 mod cluster;
 mod diagnostics;
+mod drains;
 mod exits;
+mod failover;
 mod gpus;
 mod kills;
 mod logs;
 mod pages;
 mod quickstart;
+#[path = "../../../scheduler/src/store/tests/server.rs"]
+mod server;
 mod shapes;
 mod straight;
 mod sweep;
+mod tls;

@@ -131,7 +131,8 @@ impl State {
 
     fn index_chunk(&mut self, id: LeaseId, node: NodeId, granted_at: Time) {
         let waits = self.leases.get(&id).is_some_and(|lease| {
-            lease.gang.is_none() && !lease.fenced && !lease.trimmed && lease.live.len() > u64::from(lease.slots)
+            let kept = !lease.fenced && !lease.trimmed && !lease.preempted;
+            lease.gang.is_none() && kept && lease.live.len() > u64::from(lease.slots)
         });
         let chunks = self.index.chunks.entry(node).or_default();
         if waits {
@@ -228,7 +229,7 @@ impl State {
             let Some(lease) = self.leases.get_mut(lease) else {
                 continue;
             };
-            if !lease.fenced && lease.is_live() && lease.revoke.is_none() {
+            if !lease.fenced && lease.is_live() && lease.revoke.is_none() && !lease.preempted {
                 let elements = RangeSet::range(index, index);
                 lease.revoke = Some(Revoking { reason: RevokeReason::Gang, elements });
             }
@@ -293,6 +294,10 @@ impl State {
         {
             job.body.chunk = 1;
         }
+    }
+
+    pub(super) fn lease_preempted(&mut self, id: LeaseId) {
+        self.edit_lease(id, |lease| lease.preempted = true);
     }
 
     pub(super) fn lease_fenced(&mut self, id: LeaseId) {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::event::Event;
-use crate::id::{JobId, NodeId};
+use crate::id::{JobId, LeaseId, NodeId};
 use crate::job::body::Excluded;
 use crate::node::{Node, NodeBody, NodeMode};
 use crate::resources::Inventory;
@@ -26,6 +26,8 @@ impl State {
             mode_reason: String::new(),
             silent_since: None,
             acked_report: 0,
+            evict_at: None,
+            foreign: BTreeSet::new(),
             models: BTreeSet::new(),
         });
         self.counters.node = self.counters.node.max(node.0 + 1);
@@ -39,6 +41,7 @@ impl State {
         if body.silent_since.is_some() {
             self.index.silent.insert(id);
         }
+        self.index.evictions.extend(body.evict_at.map(|at| (at, id)));
         let node = Node {
             body,
             leases: BTreeSet::new(),
@@ -83,7 +86,26 @@ impl State {
         self.refree(id);
     }
 
-    pub(super) fn node_mode(&mut self, id: NodeId, mode: NodeMode, reason: &str) {
+    /// Sets when what runs on a draining node is taken down.
+    pub(super) fn set_eviction(&mut self, id: NodeId, evict_at: Option<Time>) {
+        let Some(node) = self.nodes.get_mut(&id) else {
+            return;
+        };
+        if let Some(old) = std::mem::replace(&mut node.body.evict_at, evict_at) {
+            self.index.evictions.remove(&(old, id));
+        }
+        self.index.evictions.extend(evict_at.map(|at| (at, id)));
+    }
+
+    pub(super) fn node_clearing(&mut self, id: NodeId, leases: &BTreeSet<LeaseId>) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.body.foreign.clone_from(leases);
+            self.refree(id);
+        }
+    }
+
+    pub(super) fn node_mode(&mut self, id: NodeId, mode: NodeMode, reason: &str, evict_at: Option<Time>) {
+        self.set_eviction(id, evict_at);
         let Some(node) = self.nodes.get_mut(&id) else {
             return;
         };
@@ -99,6 +121,7 @@ impl State {
         assert!(node.leases.is_empty(), "a node is forgotten after its leases");
         self.node_names.remove(&node.body.name);
         self.index.silent.remove(&id);
+        self.index.evictions.retain(|(_, node)| *node != id);
         if let Some((gpus, key)) = node.free_key {
             self.unfree(gpus, &key);
         }

@@ -31,7 +31,7 @@ pub(super) fn outcome(exit: &Exit, revoked: Option<RevokeReason>, cancelled: boo
         Cause::Exit | Cause::StartUser => Outcome::Failed,
         Cause::Oom => Outcome::Oom,
         Cause::TimeLimit => Outcome::Timeout,
-        Cause::Revoked if revoked.is_none() => Outcome::Preempted,
+        Cause::Revoked if revoked.is_none_or(|reason| reason == RevokeReason::Preempted) => Outcome::Preempted,
         Cause::Revoked | Cause::Infra | Cause::Disconnected | Cause::StartInfra => Outcome::Infra,
     }
 }

@@ -3,19 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Decider;
-use super::scratch::Scratch;
+use super::scratch::{Scratch, infra_exit};
 use crate::effect::{RefusalKind, Reply, Step};
 use crate::event::Event;
+use crate::grant;
 use crate::id::{LeaseId, NodeId, NodeName};
 use crate::input::{HeldLease, NodeHello, Phase};
 use crate::job::record::{Cause, Exit, Outcome};
 use crate::node::{Node, NodeMode};
 use crate::resources::Inventory;
+use crate::time::Millis;
 
 /// What people read when a lease is gone from its node.
 const REBOOTED: &str = "the node was restarted";
 const NOT_HELD: &str = "the agent lost its record of the lease";
 const FORGOTTEN: &str = "the node was removed";
+
+/// A drain that waits longer than this need not say how long.
+const EVICT_AFTER_MAX: Millis = Millis::hours(24 * 30);
 
 impl Decider<'_> {
     pub(super) fn hello(&self, hello: &NodeHello) -> Step {
@@ -44,6 +49,10 @@ impl Decider<'_> {
         for lease in &node.leases {
             scratch.compare(*lease, held.get(lease).map(|held| held.phase), rebooted);
         }
+        let foreign = self.foreign(hello, |lease| node.leases.contains(&lease));
+        if foreign != node.body.foreign {
+            scratch.event(Event::NodeClearing { node: id, leases: foreign });
+        }
         scratch.effect(self.reply(Reply::Welcome { node: id, acked_report: node.body.acked_report }));
         scratch.step
     }
@@ -65,7 +74,22 @@ impl Decider<'_> {
             agent_version: hello.agent_version.clone(),
             inventory,
         });
+        let leases = self.foreign(hello, |_| false);
+        if !leases.is_empty() {
+            step.events.push(Event::NodeClearing { node, leases });
+        }
         step
+    }
+
+    /// Returns the leases of which processes may live and that are not `known`: their node was forgotten with them, or
+    /// they were granted after the state that was restored.
+    fn foreign(&self, hello: &NodeHello, known: impl Fn(LeaseId) -> bool) -> BTreeSet<LeaseId> {
+        let lives = |held: &&HeldLease| match held.phase {
+            Phase::Prepared | Phase::Running => !known(held.lease),
+            Phase::Ended => false,
+        };
+        let counts = !self.state.mutations.clearing_off();
+        hello.leases.iter().filter(lives).filter(|_| counts).map(|held| held.lease).collect()
     }
 
     pub(super) fn silent(&self, id: NodeId) -> Step {
@@ -85,20 +109,29 @@ impl Decider<'_> {
         step
     }
 
-    pub(super) fn set_node(&self, name: &NodeName, mode: NodeMode, reason: &str) -> Step {
+    pub(super) fn set_node(&self, name: &NodeName, mode: NodeMode, reason: &str, evict_after: Option<Millis>) -> Step {
         let node = match self.node(name) {
             Ok(node) => node,
             Err(refused) => return refused,
         };
-        let mut step = self.answer(Reply::Done);
-        if node.body.mode != mode || node.body.mode_reason != reason {
+        if evict_after.is_some_and(|after| mode != NodeMode::Draining || after > EVICT_AFTER_MAX) {
+            let message = format!("only what drains is evicted, after at most {EVICT_AFTER_MAX}");
+            return self.refuse(RefusalKind::Invalid, "bad-eviction", message, "`gangsaw nodes drain NODE --evict`");
+        }
+        let mut scratch = Scratch::new(self);
+        scratch.effect(self.reply(Reply::Done));
+        let at_once = evict_after == Some(Millis(0));
+        let evict_at = evict_after.filter(|_| !at_once).map(|after| self.now + after);
+        if node.body.mode != mode || node.body.mode_reason != reason || node.body.evict_at != evict_at {
             let (node, reason) = (node.body.id, reason.to_owned());
-            step.events.push(Event::NodeModeSet { by: self.by(), node, mode, reason });
+            scratch.event(Event::NodeModeSet { by: self.by(), node, mode, reason, evict_at });
         }
-        if mode == NodeMode::Draining {
-            self.trim(node.leases.iter().filter_map(|lease| self.state.leases.get(lease)), &mut step);
+        if at_once {
+            scratch.evict(node);
+        } else if mode == NodeMode::Draining {
+            self.trim(node.leases.iter().filter_map(|lease| self.state.leases.get(lease)), &mut scratch.step);
         }
-        step
+        scratch.step
     }
 
     pub(super) fn forget_node(&self, name: &NodeName) -> Step {
@@ -145,9 +178,37 @@ impl Scratch<'_> {
             None if rebooted => self.lose(id, Outcome::Infra, REBOOTED, true),
             None if lease.begun => self.lose(id, Outcome::Infra, NOT_HELD, true),
             // The node never got it. What was taken back meanwhile is back now; the rest is granted again by `owed`.
-            None if lease.gang.is_some() && lease.revoke.is_some() => self.gang_returned(id),
-            None if lease.gang.is_none() && (lease.revoke.is_some() || lease.trimmed) => self.all_returned(id),
+            None if lease.gang.is_some() && (lease.revoke.is_some() || lease.preempted) => self.gang_returned(id),
+            None if lease.gang.is_none() && (lease.revoke.is_some() || lease.trimmed || lease.preempted) => {
+                self.all_returned(id);
+            }
             None => {}
+        }
+    }
+
+    /// Takes back everything that runs on a node; what was taken back for another reason stays as it is.
+    pub(super) fn evict(&mut self, node: &Node) {
+        let detail = format!("node `{}` is being drained", node.body.name);
+        for id in &node.leases {
+            let Some(lease) = self.lease(*id).filter(|lease| !lease.fenced && !lease.preempted).cloned() else {
+                continue;
+            };
+            let (job, index) = (lease.job, lease.first);
+            if lease.gang.is_some()
+                && self.gang(job, index).is_none_or(|gang| gang.stopping.is_some() || gang.cancelled)
+            {
+                continue;
+            }
+            self.event(Event::LeasePreempted { lease: *id, job });
+            if let Some(held) = self.lease(*id) {
+                held.preempted = true;
+                let revoke = grant::revoke(held);
+                self.step.effects.extend(revoke);
+            }
+            if lease.gang.is_some() {
+                let exit = Exit { cause: Cause::Revoked, ..infra_exit(&detail) };
+                self.stop_gang(job, index, Outcome::Preempted, exit);
+            }
         }
     }
 

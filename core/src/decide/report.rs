@@ -185,6 +185,7 @@ impl Scratch<'_> {
             return;
         }
         let revoked = lease.revoke.as_ref().filter(|_| lease.revokes(index)).map(|revoking| revoking.reason);
+        let revoked = revoked.or(lease.preempted.then_some(RevokeReason::Preempted));
         let outcome = outcome(exit, revoked, lease.revokes(index));
         self.end_attempt(lease, index, outcome, exit.clone());
         if let Some(held) = self.lease(lease.id) {

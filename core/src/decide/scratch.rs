@@ -130,7 +130,7 @@ impl<'a> Scratch<'a> {
             let Some(lease) = self.lease(id) else {
                 continue;
             };
-            if lease.fenced || !lease.is_live() || lease.revoke.is_some() {
+            if lease.fenced || !lease.is_live() || lease.revoke.is_some() || lease.preempted {
                 continue;
             }
             let (node, elements) = (lease.node, RangeSet::range(index, index));

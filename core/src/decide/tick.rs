@@ -27,6 +27,7 @@ impl Decider<'_> {
         scratch.late_gangs();
         scratch.late_chunks();
         scratch.lost_leases();
+        scratch.evictions();
         if self.state.index.keys.first().is_some_and(|(used, _, _)| *used + KEY_KEPT <= self.now) {
             scratch.event(Event::KeysExpired { used_until: Time(self.now.0.saturating_sub(KEY_KEPT.0)) });
         }
@@ -81,6 +82,16 @@ impl Scratch<'_> {
         self.step.effects.extend(step.effects);
     }
 
+    /// What still runs on a node that has drained for as long as it was given is taken down.
+    fn evictions(&mut self) {
+        let decider = self.decider;
+        let due = decider.state.index.evictions.iter().take_while(|(at, _)| *at <= decider.now);
+        for node in due.filter_map(|(_, node)| decider.state.nodes.get(node)) {
+            self.evict(node);
+            self.event(Event::NodeEvicted { node: node.body.id });
+        }
+    }
+
     fn lost_leases(&mut self) {
         let decider = self.decider;
         for node in decider.state.index.silent.iter().filter_map(|node| decider.state.nodes.get(node)) {
@@ -112,6 +123,7 @@ impl State {
         let gang = index.preparing.first().map(|(time, _, _)| *time);
         let key = index.keys.first().map(|(used, _, _)| *used + KEY_KEPT);
         let job = index.ended.first().map(|(ended, _)| *ended + JOB_KEPT);
-        [lost, wake, chunk, gang, key, job].into_iter().flatten().min()
+        let eviction = index.evictions.first().map(|(at, _)| *at);
+        [lost, wake, chunk, gang, key, job, eviction].into_iter().flatten().min()
     }
 }

@@ -42,6 +42,7 @@ impl Event {
             | Event::AttemptEnded { job, .. }
             | Event::ElementsReturned { job, .. }
             | Event::LeaseTrimmed { job, .. }
+            | Event::LeasePreempted { job, .. }
             | Event::LeaseFenced { job, .. }
             | Event::FenceConfirmed { job, .. }
             | Event::NodeExcluded { job, .. } => vec![*job],
@@ -51,6 +52,8 @@ impl Event {
             | Event::NodeInventoryChanged { .. }
             | Event::NodeSilenced { .. }
             | Event::NodeModeSet { .. }
+            | Event::NodeEvicted { .. }
+            | Event::NodeClearing { .. }
             | Event::NodeForgotten { .. }
             | Event::QueueSet { .. }
             | Event::TenantSet { .. }

@@ -87,6 +87,8 @@ pub(crate) struct Indexed {
     /// Gangs that wait for their nodes, by deadline.
     pub(crate) preparing: BTreeSet<(Time, JobId, Index)>,
     pub(crate) silent: BTreeSet<NodeId>,
+    /// Draining nodes that wait no longer than that.
+    pub(crate) evictions: BTreeSet<(Time, NodeId)>,
     /// Ended jobs, by when.
     pub(crate) ended: BTreeSet<(Time, JobId)>,
     pub(crate) keys: BTreeSet<(Time, Tenant, IdempotencyKey)>,
@@ -107,6 +109,7 @@ impl Indexed {
             && self.doomed == other.doomed
             && self.preparing == other.preparing
             && self.silent == other.silent
+            && self.evictions == other.evictions
             && self.ended == other.ended
             && self.keys == other.keys
             && self.chunks == other.chunks

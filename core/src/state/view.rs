@@ -84,8 +84,11 @@ impl State {
         add(waits, job.waiting_count());
         job.ended_counts.iter().for_each(|(state, count)| add((*state).into(), *count));
         for lease in job.leases.iter().filter_map(|lease| self.leases.get(lease)).filter(|lease| lease.gang.is_none()) {
-            let revoked = lease.revoke.as_ref().map(|revoking| revoking.elements.intersection(&lease.live));
-            let revoked = revoked.unwrap_or_default();
+            let revoked = match &lease.revoke {
+                _ if lease.preempted => lease.live.clone(),
+                Some(revoking) => revoking.elements.intersection(&lease.live),
+                None => RangeSet::new(),
+            };
             let mut runs = running_part(lease);
             runs.subtract(&revoked);
             add(ElementState::Completing, revoked.len());
@@ -174,7 +177,7 @@ impl State {
         } else if let Some((_, (last, lease))) = leases.range(..=index).next_back()
             && index <= *last
         {
-            let state = if lease.revokes(index) {
+            let state = if lease.revokes(index) || lease.preempted {
                 ElementState::Completing
             } else if running_part(lease).contains(index) {
                 ElementState::Running

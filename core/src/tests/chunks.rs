@@ -122,7 +122,7 @@ fn unstarted_elements_return_on_drain_and_use_no_attempt() {
     w.told();
     let lease = w.state.leases().find(|lease| lease.node.0 == 1).unwrap().clone();
     let name = crate::id::NodeName::new("n1").unwrap();
-    w.send(Input::SetNode { name, mode: NodeMode::Draining, reason: "disk".into() });
+    w.send(Input::SetNode { name, mode: NodeMode::Draining, reason: "disk".into(), evict_after: None });
     let fact = FactKind::Returned { first: lease.first + 1, last: lease.last };
     w.report(1, &[(lease.id.0, fact), (lease.id.0, quick(lease.first))]);
     expect![[r#"

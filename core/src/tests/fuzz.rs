@@ -10,6 +10,7 @@ use crate::job::record::{Cause, Exit};
 use crate::job::spec::JobSpec;
 use crate::node::NodeMode;
 use crate::ranges::RangeSet;
+use crate::time::Millis;
 
 fn cause() -> impl Strategy<Value = Cause> {
     prop_oneof![
@@ -86,6 +87,7 @@ fn input() -> impl Strategy<Value = Input> {
     let phase = prop_oneof![Just(Phase::Prepared), Just(Phase::Running), Just(Phase::Ended)];
     let leases = prop::collection::vec((1_u64..12, phase), 0..4);
     let hello = (1_u32..4, 0_u32..3, 1_u32..4, 0_u64..6, 0_u32..3, leases);
+    let evict = prop::option::of((0_u64..3).prop_map(|minutes| Millis::minutes(minutes)));
     let mode = prop_oneof![Just(NodeMode::Active), Just(NodeMode::Cordoned), Just(NodeMode::Draining)];
     prop_oneof![
         6 => (prop::collection::vec(draft(), 1..3), 0_u32..20).prop_map(|(jobs, key)| Input::Submit(Submit {
@@ -116,7 +118,10 @@ fn input() -> impl Strategy<Value = Input> {
             time_limit: None
         }),
         1 => (0_u32..4).prop_map(|node| Input::NodeSilent { node: NodeId(node) }),
-        1 => (name(), mode).prop_map(|(name, mode)| Input::SetNode { name, mode, reason: String::new() }),
+        1 => (name(), mode, evict).prop_map(|(name, mode, evict_after)| {
+            let reason = String::new();
+            Input::SetNode { name, mode, reason, evict_after }
+        }),
         1 => name().prop_map(|name| Input::ForgetNode { name }),
         1 => (change(), change(), change()).prop_map(|(running_max, queued_max, gpus_max)| Input::SetQueue {
             name: QueueName::default(),

@@ -8,8 +8,11 @@ use crate::id::*;
 use crate::input::*;
 use crate::job::draft::*;
 use crate::job::record::{Cause, Exit};
+use crate::lease::RevokeReason;
 use crate::node::NodeMode;
 use crate::owed::owed;
+use crate::ranges::RangeSet;
+use crate::time::{Millis, Time};
 
 fn name(node: u32) -> NodeName {
     NodeName::new(&format!("n{node}")).unwrap()
@@ -195,10 +198,10 @@ fn names_and_agents_are_one_to_one() {
 #[test]
 fn cordoned_and_draining_nodes_take_no_work_and_say_why() {
     let mut w = World::with_nodes(&[(1, 0)]);
-    w.send(Input::SetNode { name: name(1), mode: NodeMode::Cordoned, reason: "fan".into() });
+    w.send(Input::SetNode { name: name(1), mode: NodeMode::Cordoned, reason: "fan".into(), evict_after: None });
     let job = w.job(sleep());
     assert_eq!(w.reasons(job), ["nodes-cordoned: 1 node(s) could run it and none of them takes work"]);
-    w.send(Input::SetNode { name: name(1), mode: NodeMode::Active, reason: String::new() });
+    w.send(Input::SetNode { name: name(1), mode: NodeMode::Active, reason: String::new(), evict_after: None });
     assert_eq!(w.states(job), "Running {Starting: 1}");
     silent(&mut w, 1);
     let other = w.job(sleep());
@@ -260,4 +263,140 @@ fn a_retry_prefers_the_node_with_its_checkpoint() {
         (w.states(job).as_str(), w.states(blocker).as_str()),
         ("Running {Starting: 1}", "Completed {Completed: 1}")
     );
+}
+
+fn drain(w: &mut World, evict_after: Option<Millis>) -> Vec<Effect> {
+    let (name, mode, reason) = (name(1), NodeMode::Draining, "disk".to_owned());
+    w.send(Input::SetNode { name, mode, reason, evict_after })
+}
+
+#[test]
+fn an_eviction_takes_what_runs_down_and_it_is_tried_elsewhere_at_no_cost_to_its_owner() {
+    let mut w = World::with_nodes(&[(2, 0), (2, 0)]);
+    let job = w.job(JobDraft { retry: RetryDraft { preempted: None, ..RetryDraft::default() }, ..needing(2, 0) });
+    w.report(1, &[(1, started(0, 0))]);
+    w.told();
+    drain(&mut w, Some(Millis(0)));
+    assert_eq!(w.states(job), "Running {Completing: 1}");
+    assert_eq!(owed(&w.state, NodeId(1), &[held(1, Phase::Running)]).last().cloned(), Some(preempting(1)));
+    w.report(1, &[(1, ended_by(0, 0, Cause::Revoked))]);
+    w.at(1).tick();
+    expect![[r#"
+        0.000s n1 is Draining
+        0.000s preempted L1
+            → reply Done
+            → revoke L1 on n1 Preempted []
+        0.000s ended 1[0] attempt 1 Preempted then Retry { class: Preempted, not_before: Time(1000) }
+        0.000s report 2 of n1
+            → ack 2 to n1
+        1.000s round 2 decided 1
+        1.000s leased L2 1[0-0] attempt 2 n2 slots 1 alt 0 []
+            → grant L2 to n2: 1[0-0] attempt 2
+    "#]]
+    .assert_eq(&w.told());
+    let used = w.state.job(job).unwrap().body.records[&0].used;
+    assert_eq!((used.preempted, used.infra, used.failure), (1, 0, 0));
+    // It cost no retry of the owner's: the first failure after it ends the element, as the first ever would have.
+    w.report(2, &[(2, ended(0, 0, 3))]);
+    assert_eq!(w.states(job), "Failed {Failed: 1}");
+    w.replays();
+}
+
+fn preempting(lease: u64) -> Effect {
+    let (lease, reason, elements) = (LeaseId(lease), RevokeReason::Preempted, RangeSet::new());
+    Effect::Revoke { node: NodeId(1), lease, reason, elements }
+}
+
+#[test]
+fn a_drain_with_a_deadline_waits_for_it_and_a_resume_calls_it_off() {
+    let mut w = World::with_nodes(&[(2, 0)]);
+    let job = w.job(sleep());
+    w.report(1, &[(1, started(0, 0))]);
+    drain(&mut w, Some(Millis::minutes(10)));
+    assert_eq!(w.state.next_wake(), Some(Time(600_000)));
+    w.at(599).tick();
+    assert_eq!(w.states(job), "Running {Running: 1}");
+    w.send(Input::SetNode { name: name(1), mode: NodeMode::Active, reason: String::new(), evict_after: None });
+    w.at(700).tick();
+    assert_eq!(w.states(job), "Running {Running: 1}");
+    drain(&mut w, Some(Millis::minutes(1)));
+    w.told();
+    w.at(760).tick();
+    w.at(800).tick();
+    expect![[r#"
+        760.000s preempted L1
+        760.000s n1 is evicted
+            → revoke L1 on n1 Preempted []
+    "#]]
+    .assert_eq(&w.told());
+}
+
+#[test]
+fn a_cancelled_element_of_an_evicted_lease_ends_cancelled_and_a_success_stays_one() {
+    let mut w = World::with_nodes(&[(3, 0)]);
+    let cancelled = w.job(sleep());
+    let done = w.job(sleep());
+    let moved = w.job(sleep());
+    drain(&mut w, Some(Millis(0)));
+    w.send(Input::Cancel { job: cancelled, elements: None });
+    w.report(1, &[(1, ended_by(0, 0, Cause::Revoked)), (2, ended(0, 0, 0)), (3, ended_by(0, 0, Cause::Revoked))]);
+    assert_eq!(w.states(cancelled), "Cancelled {Cancelled: 1}");
+    assert_eq!(w.states(done), "Completed {Completed: 1}");
+    assert_eq!(w.states(moved), "Pending {Pending: 1}");
+}
+
+#[test]
+fn a_gang_with_one_evicted_node_ends_preempted_on_all_of_them() {
+    let mut w = World::with_nodes(&[(1, 0), (1, 0)]);
+    let job = w.job(gang(2, 1));
+    w.report(1, &[(1, FactKind::Prepared { port: 1 })]);
+    w.report(2, &[(2, FactKind::Prepared { port: 2 })]);
+    w.told();
+    drain(&mut w, Some(Millis(0)));
+    w.report(1, &[(1, ended_by(0, 0, Cause::Revoked))]);
+    w.report(2, &[(2, ended_by(0, 1, Cause::Revoked))]);
+    let told = w.told();
+    assert!(told.contains("→ revoke L1 on n1 Preempted []") && told.contains("→ revoke L2 on n2 Gang []"), "{told}");
+    assert!(told.contains("attempt 1 Preempted then Retry { class: Preempted"), "{told}");
+    assert_eq!(w.states(job), "Pending {Pending: 1}");
+}
+
+#[test]
+fn only_a_drain_evicts() {
+    let mut w = World::with_nodes(&[(1, 0)]);
+    let (name, mode, reason) = (name(1), NodeMode::Cordoned, String::new());
+    let effects = w.send(Input::SetNode { name, mode, reason, evict_after: Some(Millis(1)) });
+    assert_eq!(refused(&effects), "bad-eviction");
+}
+
+#[test]
+fn a_forgotten_node_that_returns_gets_no_work_before_its_old_tasks_are_gone() {
+    let mut w = World::with_nodes(&[(2, 1)]);
+    let job = w.job(needing(1, 1));
+    w.report(1, &[(1, started(0, 0))]);
+    silent(&mut w, 1);
+    w.send(Input::ForgetNode { name: name(1) });
+    w.at(1).tick();
+    // It comes back with the task that trains on its only GPU.
+    w.told();
+    w.hello(1, inventory(1, 2, 1), &[held(1, Phase::Running)]);
+    expect![[r#"
+        1.000s n2 is registered
+        1.000s n2 clears [1]
+            → reply Welcome { node: NodeId(2), acked_report: 0 }
+    "#]]
+    .assert_eq(&w.told());
+    assert_eq!(
+        w.reasons(job)[0],
+        "nodes-clearing: 1 node(s) could run it and still end tasks that nobody here gave them"
+    );
+    let debts = owed(&w.state, NodeId(2), &[held(1, Phase::Running)]);
+    let (node, lease, reason, elements) = (NodeId(2), LeaseId(1), RevokeReason::Fenced, RangeSet::new());
+    assert_eq!(debts, [Effect::Revoke { node, lease, reason, elements }]);
+    // Its heartbeats are what they should be until the task is gone; then they differ, and a Hello follows.
+    assert_eq!(w.state.lease_summary(NodeId(2)), (1, crate::liveness::lease_hash([LeaseId(1)])));
+    w.hello(1, inventory(1, 2, 1), &[held(1, Phase::Ended)]);
+    assert_eq!(w.states(job), "Running {Starting: 1}");
+    assert_eq!(w.state.leases().next().unwrap().node, NodeId(2));
+    w.replays();
 }

@@ -20,6 +20,7 @@ use crate::lease::{Lease, RevokeReason};
 use crate::node::NodeMode;
 use crate::owed::owed;
 use crate::ranges::RangeSet;
+use crate::time::Millis;
 
 struct Run {
     world: World,
@@ -180,7 +181,9 @@ impl Run {
             (3 | 4, Some(_)) => {
                 let modes = [NodeMode::Active, NodeMode::Cordoned, NodeMode::Draining];
                 let mode = modes[self.random.below(3) as usize];
-                self.send(Input::SetNode { name, mode, reason: "test".into() }, true);
+                let evicts = mode == NodeMode::Draining && self.random.percent(60);
+                let evict_after = evicts.then(|| Millis(self.random.below(3) * 20_000));
+                self.send(Input::SetNode { name, mode, reason: "test".into(), evict_after }, true);
             }
             (5, Some(node)) => {
                 let inventory = inventory(number, 1 + self.random.below(4), number % 3);
@@ -271,7 +274,7 @@ impl Run {
         for number in 1..=4 {
             self.hello(number, false);
             let name = NodeName::new(&format!("n{number}")).unwrap();
-            self.send(Input::SetNode { name, mode: NodeMode::Active, reason: String::new() }, false);
+            self.send(Input::SetNode { name, mode: NodeMode::Active, reason: String::new(), evict_after: None }, false);
         }
         for turn in 0..3_000 {
             let state = &self.world.state;

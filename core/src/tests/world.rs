@@ -344,6 +344,11 @@ pub(super) fn brief(event: &Event) -> String {
         }
         Event::ReportTaken { node, seq } => format!("report {seq} of n{node}"),
         Event::NodeModeSet { node, mode, .. } => format!("n{node} is {mode:?}"),
+        Event::NodeEvicted { node } => format!("n{node} is evicted"),
+        Event::NodeClearing { node, leases } => {
+            format!("n{node} clears {:?}", leases.iter().map(|lease| lease.0).collect::<Vec<_>>())
+        }
+        Event::LeasePreempted { lease, .. } => format!("preempted L{lease}"),
         Event::NodeSilenced { node } => format!("n{node} is silent"),
         Event::NodeReturned { node, .. } => format!("n{node} is back"),
         Event::NodeForgotten { node, .. } => format!("n{node} is forgotten"),

@@ -170,6 +170,8 @@ impl Desk {
             | Event::NodeInventoryChanged { .. }
             | Event::NodeSilenced { .. }
             | Event::NodeModeSet { .. }
+            | Event::NodeEvicted { .. }
+            | Event::NodeClearing { .. }
             | Event::QueueSet { .. }
             | Event::TenantSet { .. }
             | Event::RoundDecided { .. }
@@ -182,6 +184,7 @@ impl Desk {
             | Event::GangStopping { .. }
             | Event::ElementsReturned { .. }
             | Event::LeaseTrimmed { .. }
+            | Event::LeasePreempted { .. }
             | Event::LeaseFenced { .. }
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }

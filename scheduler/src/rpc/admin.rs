@@ -3,6 +3,7 @@
 use gangsaw_core::effect::Reply;
 use gangsaw_core::id::{NodeName, QueueName, Tenant};
 use gangsaw_core::input::{Change, Input};
+use gangsaw_core::time::Millis;
 use gangsaw_proto::admin::v1 as wire;
 use gangsaw_proto::admin::v1::admin_service_server::AdminService;
 use tonic::{Request, Response, Status};
@@ -11,7 +12,7 @@ use super::ask::{astray, invalid};
 use super::caller::{Person, person};
 use super::errors::Refusal;
 use crate::engine::Engine;
-use crate::wire::{terms, view};
+use crate::wire::{spec, terms, view};
 
 /// The service.
 #[derive(Clone)]
@@ -49,7 +50,8 @@ impl AdminService for Admin {
         _request: Request<wire::ListNodesRequest>,
     ) -> Result<Response<wire::ListNodesResponse>, Status> {
         let nodes = self.engine.read(|view| {
-            let shown = view.state.nodes().map(|node| view::node(view.state, node, &view.volatile(node.body.id)));
+            let shown =
+                view.state.nodes().map(|node| view::node(view.state, node, &view.volatile(node.body.id), view.now));
             shown.collect()
         });
         Ok(Response::new(wire::ListNodesResponse { nodes: nodes.await? }))
@@ -62,7 +64,16 @@ impl AdminService for Admin {
         let person = person(&request)?;
         let request = request.into_inner();
         let mode = terms::mode_from(request.mode).ok_or_else(|| Refusal::missing("mode"))?;
-        let input = Input::SetNode { name: node_name(&request.name)?, mode, reason: request.reason };
+        let evict_after = match request.evict_after.as_ref().map(spec::ms) {
+            None => None,
+            Some(ms) => {
+                let ms =
+                    u64::try_from(ms).map_err(|_| invalid("out-of-range", "evict_after is negative".to_owned()))?;
+                Some(Millis(ms))
+            }
+        };
+        let name = node_name(&request.name)?;
+        let input = Input::SetNode { name, mode, reason: request.reason, evict_after };
         self.done(&person, input).await?;
         Ok(Response::new(wire::SetNodeResponse {}))
     }
@@ -112,10 +123,13 @@ impl AdminService for Admin {
 
     async fn list_tenants(
         &self,
-        _request: Request<wire::ListTenantsRequest>,
+        request: Request<wire::ListTenantsRequest>,
     ) -> Result<Response<wire::ListTenantsResponse>, Status> {
-        let tenants =
-            self.engine.read(|view| view.state.tenants().map(|(tenant, held)| view::tenant(tenant, held)).collect());
+        let person = person(&request)?;
+        let tenants = self.engine.read(move |view| {
+            let shown = view.state.tenants().filter(|(tenant, _)| person.sees(tenant.as_str()));
+            shown.map(|(tenant, held)| view::tenant(tenant, held)).collect()
+        });
         Ok(Response::new(wire::ListTenantsResponse { tenants: tenants.await? }))
     }
 

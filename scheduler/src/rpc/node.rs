@@ -24,6 +24,7 @@ use super::ask::{self, invalid};
 use super::caller::{Caller, speaks_for};
 use super::errors::Refusal;
 use super::facts;
+use crate::accept::Peer;
 use crate::engine::{Engine, Outbox, Said};
 use crate::logs::Logs;
 use crate::wire::node::inventory_from;
@@ -53,11 +54,15 @@ impl NodeService for Nodes {
 
     async fn attach(&self, request: Request<Streaming<wire::AttachRequest>>) -> Result<Response<AttachStream>, Status> {
         static SESSION: AtomicU64 = AtomicU64::new(1);
+        let peer = request.extensions().get::<Peer>().cloned();
         let caller = request.extensions().get::<Caller>().cloned();
         let mut incoming = request.into_inner();
         let Some(FromNode::Hello(hello)) = first(&mut incoming).await?.message else {
             return Err(Refusal::missing("hello").into());
         };
+        if let Some(peer) = peer {
+            tracing::info!(node = %hello.node_name, peer = %peer.address, tls = peer.tls, "a node dials");
+        }
         speaks_for(caller.as_ref(), &hello.node_name, Some(&hello.node_uuid))?;
         let session = SESSION.fetch_add(1, Ordering::Relaxed);
         let (out, messages) = mpsc::channel(SESSION_QUEUE);

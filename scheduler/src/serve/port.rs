@@ -6,6 +6,7 @@
 //!
 //! Elsewhere: what a leader serves is `http`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -16,12 +17,15 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
 use tower::ServiceExt;
 
+use crate::accept;
 use crate::http;
+use crate::metrics::Metrics;
 use crate::rpc::errors::Refusal;
+use crate::tls::ServerTls;
 
 /// What the port answers.
 #[derive(Clone)]
@@ -41,10 +45,13 @@ pub(super) struct Port {
 
 impl Port {
     /// Answers whoever comes to `listener`, as a standby until it is told otherwise.
-    pub(super) fn open(listener: TcpListener) -> Port {
+    pub(super) fn open(listener: TcpListener, tls: Option<Arc<ServerTls>>, metrics: Arc<Metrics>) -> Port {
         let (role, played) = watch::channel(Role::Standby(String::new()));
-        let close = CancellationToken::new();
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let (close, tasks) = (CancellationToken::new(), TaskTracker::new());
+        if let Some(tls) = &tls {
+            tasks.spawn(Arc::clone(tls).keep(close.clone()));
+        }
+        let incoming = accept::incoming(listener, tls, metrics, &tasks, close.clone());
         let routes = Routes::from(Router::new().fallback(answer).with_state(played));
         let closed = close.clone();
         let server =
@@ -76,6 +83,7 @@ impl Port {
 
 impl Drop for Port {
     fn drop(&mut self) {
+        self.close.cancel();
         self.server.abort();
     }
 }

@@ -25,11 +25,19 @@ fn only_the_owner_may_read_the_token_and_the_credentials() {
     let dir = tempfile::tempdir().unwrap();
     let token = Token::of_folder(dir.path()).unwrap();
     assert_eq!(mode(&dir.path().join("token")), 0o600);
-    let file = leave_credentials(&dir.path().join("credentials"), "127.0.0.1:7461".parse().unwrap(), &token).unwrap();
-    assert_eq!(file.file_name().unwrap(), "127.0.0.1:7461");
+    let credentials = dir.path().join("credentials");
+    leave_credentials(&credentials, "127.0.0.1:7461".parse().unwrap(), &token, None).unwrap();
+    let file = credentials.join("127.0.0.1:7461");
     assert_eq!(mode(&file), 0o600);
     assert_eq!(mode(file.parent().unwrap()), 0o700);
     assert_eq!(std::fs::read_to_string(file).unwrap(), token.secret());
+}
+
+#[test]
+fn a_scheduler_at_every_address_is_found_under_each_of_its_names() {
+    let named = ["head", "10.0.0.5", "::1"].map(str::to_owned);
+    assert_eq!(names("0.0.0.0:7".parse().unwrap(), &named), ["head:7", "10.0.0.5:7", "[::1]:7"]);
+    assert_eq!(names("10.0.0.5:7".parse().unwrap(), &named), ["10.0.0.5:7"]);
 }
 
 #[test]

@@ -151,6 +151,7 @@ pub(crate) fn revoke_reason(reason: RevokeReason) -> Reason {
         RevokeReason::Cancelled => Reason::Cancelled,
         RevokeReason::Fenced => Reason::Fenced,
         RevokeReason::Gang => Reason::Gang,
+        RevokeReason::Preempted => Reason::Preempted,
     }
 }
 
@@ -160,7 +161,8 @@ pub(crate) fn revoke_reason_from(number: i32) -> Result<RevokeReason, Malformed>
         Ok(Reason::Cancelled) => Ok(RevokeReason::Cancelled),
         Ok(Reason::Fenced) => Ok(RevokeReason::Fenced),
         Ok(Reason::Gang) => Ok(RevokeReason::Gang),
-        Ok(Reason::Unspecified | Reason::Preempted) | Err(_) => Err(Malformed("reason")),
+        Ok(Reason::Preempted) => Ok(RevokeReason::Preempted),
+        Ok(Reason::Unspecified) | Err(_) => Err(Malformed("reason")),
     }
 }
 

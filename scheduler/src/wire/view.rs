@@ -32,7 +32,8 @@ pub(crate) struct Now {
 impl Now {
     /// Returns the wall time of a moment in cluster time.
     pub(crate) fn wall(self, at: Time) -> prost_types::Timestamp {
-        timestamp(self.wall_ms.saturating_sub(self.time.since(at).0))
+        let (ago, ahead) = (self.time.since(at).0, at.since(self.time).0);
+        timestamp(self.wall_ms.saturating_sub(ago).saturating_add(ahead))
     }
 }
 
@@ -167,7 +168,7 @@ pub(crate) struct Volatile {
 }
 
 /// Returns a node.
-pub(crate) fn node(state: &State, node: &Node, volatile: &Volatile) -> admin::v1::Node {
+pub(crate) fn node(state: &State, node: &Node, volatile: &Volatile, now: Now) -> admin::v1::Node {
     let body = &node.body;
     admin::v1::Node {
         name: body.name.to_string(),
@@ -183,6 +184,8 @@ pub(crate) fn node(state: &State, node: &Node, volatile: &Volatile) -> admin::v1
         last_heard_at: volatile.heard_wall_ms.map(timestamp),
         leases: u32::try_from(node.leases.len()).unwrap_or(u32::MAX),
         notes: body.inventory.notes.clone(),
+        evicts_at: body.evict_at.map(|at| now.wall(at)),
+        foreign_leases: u32::try_from(body.foreign.len()).unwrap_or(u32::MAX),
     }
 }
 

@@ -185,6 +185,7 @@ async fn nodes_and_queues_are_set_and_listed() {
         name: "n1".to_owned(),
         mode: admin::NodeMode::Cordoned.into(),
         reason: "fan".to_owned(),
+        evict_after: None,
     };
     client.set_node(cordon).await.unwrap();
     let nodes = client.list_nodes(admin::ListNodesRequest {}).await.unwrap().into_inner().nodes;

@@ -188,11 +188,7 @@ async fn no_acknowledged_job_is_lost_when_the_leader_dies_at_any_append() {
             continue;
         }
         check(&member.clients, &acknowledged).await;
-        assert_eq!(
-            acknowledged.len(),
-            10 + 9,
-            "what was answered was durable, and nothing else was answered"
-        );
+        assert_eq!(acknowledged.len(), 10 + 9, "what was answered was durable, and nothing else was answered");
         finish_and_check_history(&member.clients, &url, &acknowledged).await;
         return member.process.kill();
     }

@@ -26,6 +26,8 @@ pub(super) fn node(body: &NodeBody) -> log::RestoredNode {
         silent_since_ms: body.silent_since.map(|at| at.0),
         acked_report: body.acked_report,
         models: body.models.iter().cloned().collect(),
+        evict_at_ms: body.evict_at.map(|at| at.0),
+        foreign_leases: body.foreign.iter().map(|lease| lease.0).collect(),
     }
 }
 
@@ -42,6 +44,8 @@ pub(super) fn node_from(body: log::RestoredNode) -> Result<NodeBody, Malformed> 
         silent_since: body.silent_since_ms.map(Time),
         acked_report: body.acked_report,
         models: body.models.into_iter().collect(),
+        evict_at: body.evict_at_ms.map(Time),
+        foreign: body.foreign_leases.into_iter().map(LeaseId).collect(),
     })
 }
 
@@ -109,6 +113,7 @@ pub(super) fn lease(lease: &Lease) -> log::RestoredLease {
             reason: terms::revoke_reason(revoke.reason).into(),
             elements: pairs(&revoke.elements),
         }),
+        preempted: lease.preempted,
         trimmed: lease.trimmed,
         fenced: lease.fenced,
         time_limit_ms: lease.time_limit.map(|Millis(ms)| ms),
@@ -149,6 +154,7 @@ pub(super) fn lease_from(lease: log::RestoredLease) -> Result<Lease, Malformed> 
         port: lease.port.map(part::port).transpose()?,
         tasks,
         revoke: lease.revoke.map(revoke).transpose()?,
+        preempted: lease.preempted,
         trimmed: lease.trimmed,
         fenced: lease.fenced,
         time_limit: lease.time_limit_ms.map(Millis),

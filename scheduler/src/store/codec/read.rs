@@ -33,7 +33,12 @@ pub(super) fn event(event: W) -> Result<E, Malformed> {
         W::NodeSilenced(m) => E::NodeSilenced { node: NodeId(m.node_id) },
         W::NodeModeSet(m) => {
             let mode = need(terms::mode_from(m.mode), "mode")?;
-            E::NodeModeSet { by: by_from(m.by)?, node: NodeId(m.node_id), mode, reason: m.reason }
+            let evict_at = m.evict_at_ms.map(Time);
+            E::NodeModeSet { by: by_from(m.by)?, node: NodeId(m.node_id), mode, reason: m.reason, evict_at }
+        }
+        W::NodeEvicted(m) => E::NodeEvicted { node: NodeId(m.node_id) },
+        W::NodeClearing(m) => {
+            E::NodeClearing { node: NodeId(m.node_id), leases: m.leases.into_iter().map(LeaseId).collect() }
         }
         W::NodeForgotten(m) => E::NodeForgotten { by: by_from(m.by)?, node: NodeId(m.node_id) },
         W::QueueSet(m) => {
@@ -88,6 +93,7 @@ fn ending(event: W) -> Result<E, Malformed> {
             E::ElementsReturned { lease, job, first: m.first, last: m.last }
         }
         W::LeaseTrimmed(m) => E::LeaseTrimmed { lease: LeaseId(m.lease_id), job: JobId(m.job_id) },
+        W::LeasePreempted(m) => E::LeasePreempted { lease: LeaseId(m.lease_id), job: JobId(m.job_id) },
         W::LeaseFenced(m) => E::LeaseFenced { lease: LeaseId(m.lease_id), job: JobId(m.job_id) },
         W::FenceConfirmed(m) => {
             let (lease, job) = (LeaseId(m.lease_id), JobId(m.job_id));

@@ -387,7 +387,8 @@ impl Maker {
     }
 
     fn held_lease(&mut self) -> Lease {
-        let reason = self.pick(&[RevokeReason::Cancelled, RevokeReason::Fenced, RevokeReason::Gang]);
+        let reason =
+            self.pick(&[RevokeReason::Cancelled, RevokeReason::Fenced, RevokeReason::Gang, RevokeReason::Preempted]);
         Lease {
             id: self.lease(),
             job: self.job(),
@@ -415,6 +416,7 @@ impl Maker {
                 .into_iter()
                 .collect(),
             revoke: self.maybe(|m| Revoking { reason, elements: m.elements() }),
+            preempted: self.flag(),
             trimmed: self.flag(),
             fenced: self.flag(),
         }
@@ -433,12 +435,14 @@ impl Maker {
             silent_since: self.maybe(Maker::time),
             acked_report: self.number(),
             models: self.many(Maker::text).into_iter().collect(),
+            evict_at: self.maybe(Maker::time),
+            foreign: self.many(Maker::lease).into_iter().collect(),
         }
     }
 }
 
 /// Variants there are, those of snapshots among them.
-const VARIANTS: usize = 40;
+const VARIANTS: usize = 43;
 
 /// Returns a variant's number: a new one does not build until it is made below.
 fn variant(event: &Event) -> usize {
@@ -482,6 +486,9 @@ fn variant(event: &Event) -> usize {
         Event::Restored(Restored::Key { .. }) => 36,
         Event::Restored(Restored::Counters { .. }) => 37,
         Event::TenantSet { .. } => 38,
+        Event::NodeEvicted { .. } => 40,
+        Event::NodeClearing { .. } => 41,
+        Event::LeasePreempted { .. } => 42,
         Event::Restored(Restored::Tenant { .. }) => 39,
     }
 }
@@ -520,7 +527,10 @@ fn event(number: usize, m: &mut Maker) -> Event {
         9 => Event::NodeReturned { node: m.node(), boot_id: m.text(), agent_version: m.text() },
         10 => Event::NodeInventoryChanged { node: m.node(), inventory: m.inventory() },
         11 => Event::NodeSilenced { node: m.node() },
-        12 => Event::NodeModeSet { by: m.by(), node: m.node(), mode: m.mode(), reason: m.text() },
+        12 => {
+            let evict_at = m.maybe(Maker::time);
+            Event::NodeModeSet { by: m.by(), node: m.node(), mode: m.mode(), reason: m.text(), evict_at }
+        }
         13 => Event::NodeForgotten { by: m.by(), node: m.node() },
         14 => Event::QueueSet { by: m.by(), queue: m.queue_key(), limits: m.limits() },
         15 => Event::RoundDecided {
@@ -620,6 +630,9 @@ fn event(number: usize, m: &mut Maker) -> Event {
         }),
         38 => Event::TenantSet { by: m.by(), tenant: m.tenant(), limits: m.limits() },
         39 => Event::Restored(Restored::Tenant { tenant: m.tenant(), limits: m.limits() }),
+        40 => Event::NodeEvicted { node: m.node() },
+        41 => Event::NodeClearing { node: m.node(), leases: m.many(Maker::lease).into_iter().collect() },
+        42 => Event::LeasePreempted { lease: m.lease(), job: m.job() },
         _ => unreachable!("there are {VARIANTS} variants"),
     }
 }

@@ -1,5 +1,7 @@
 //! From an event to its message: one line a variant, one function a message.
 
+use std::collections::BTreeSet;
+
 use gangsaw_core::event::{By, Event as E, GangPart, NewJob, Restored};
 use gangsaw_core::id::{IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Tenant};
 use gangsaw_core::job::body::{After, CancelCause};
@@ -9,7 +11,7 @@ use gangsaw_core::node::NodeMode;
 use gangsaw_core::queue::{Limits, QueueKey};
 use gangsaw_core::ranges::RangeSet;
 use gangsaw_core::resources::Inventory;
-use gangsaw_core::time::Millis;
+use gangsaw_core::time::{Millis, Time};
 use gangsaw_proto::log::v1 as log;
 use gangsaw_proto::log::v1::record::Event as W;
 
@@ -34,7 +36,9 @@ pub(super) fn event(event: &E) -> W {
         E::NodeReturned { node, boot_id, agent_version } => node_returned(*node, boot_id, agent_version),
         E::NodeInventoryChanged { node, inventory } => inventory_changed(*node, inventory),
         E::NodeSilenced { node } => W::NodeSilenced(log::NodeSilenced { node_id: node.0 }),
-        E::NodeModeSet { by, node, mode, reason } => mode_set(by, *node, *mode, reason),
+        E::NodeModeSet { by, node, mode, reason, evict_at } => mode_set(by, *node, *mode, reason, *evict_at),
+        E::NodeEvicted { node } => W::NodeEvicted(log::NodeEvicted { node_id: node.0 }),
+        E::NodeClearing { node, leases } => clearing(*node, leases),
         E::NodeForgotten { by: who, node } => W::NodeForgotten(log::NodeForgotten { by: by(who), node_id: node.0 }),
         E::QueueSet { by, queue, limits } => queue_set(by, queue, *limits),
         E::TenantSet { by, tenant, limits } => tenant_set(by, tenant, *limits),
@@ -74,6 +78,7 @@ pub(super) fn event(event: &E) -> W {
             W::ElementsReturned(log::ElementsReturned { lease_id: lease.0, job_id: job.0, first, last })
         }
         E::LeaseTrimmed { lease, job } => W::LeaseTrimmed(log::LeaseTrimmed { lease_id: lease.0, job_id: job.0 }),
+        E::LeasePreempted { lease, job } => W::LeasePreempted(log::LeasePreempted { lease_id: lease.0, job_id: job.0 }),
         E::LeaseFenced { lease, job } => W::LeaseFenced(log::LeaseFenced { lease_id: lease.0, job_id: job.0 }),
         &E::FenceConfirmed { lease, job, first, last, rank } => {
             W::FenceConfirmed(log::FenceConfirmed { lease_id: lease.0, job_id: job.0, first, last, rank })
@@ -131,9 +136,14 @@ fn inventory_changed(node: NodeId, inventory: &Inventory) -> W {
     W::NodeInventoryChanged(log::NodeInventoryChanged { node_id: node.0, inventory })
 }
 
-fn mode_set(who: &By, node: NodeId, mode: NodeMode, reason: &str) -> W {
+fn clearing(node: NodeId, leases: &BTreeSet<LeaseId>) -> W {
+    W::NodeClearing(log::NodeClearing { node_id: node.0, leases: leases.iter().map(|lease| lease.0).collect() })
+}
+
+fn mode_set(who: &By, node: NodeId, mode: NodeMode, reason: &str, evict_at: Option<Time>) -> W {
     let (by, mode, reason) = (by(who), terms::mode(mode).into(), reason.to_owned());
-    W::NodeModeSet(log::NodeModeSet { by, node_id: node.0, mode, reason })
+    let evict_at_ms = evict_at.map(|at| at.0);
+    W::NodeModeSet(log::NodeModeSet { by, node_id: node.0, mode, reason, evict_at_ms })
 }
 
 fn queue_set(who: &By, queue: &QueueKey, limits: Limits) -> W {
