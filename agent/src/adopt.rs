@@ -25,6 +25,7 @@ pub(crate) fn listed(
     grants: &BTreeMap<u64, Grant>,
     held: &[HeldLease],
     facts: Vec<Spooled>,
+    reached: &Reached,
     pending: impl Fn(u64) -> bool,
     now: Time,
 ) -> Spool {
@@ -35,18 +36,24 @@ pub(crate) fn listed(
         }
         let Some(terms) = convert::terms(grant) else { continue };
         let held = pending(grant.lease_id);
-        let begun = if held { u64::from(terms.first) } else { begun_at_most(&terms, grant.slots, &facts) };
+        let begun = if held { u64::from(terms.first) } else { reached.begun_at_most(&terms, grant.slots) };
         leases.push(Adopted { held, open: all(&terms), terms, begun, renewed: now });
     }
     Spool { leases, facts }
 }
 
-/// What a dead supervisor left: everything the journal knows may be open.
-pub(crate) fn dead(grants: &BTreeMap<u64, Grant>, facts: Vec<Spooled>, now: Time) -> Spool {
+/// What a dead supervisor left: everything the journal knows may be open, but for the leases that are `alive` elsewhere.
+pub(crate) fn dead(
+    grants: &BTreeMap<u64, Grant>,
+    facts: Vec<Spooled>,
+    reached: &Reached,
+    alive: impl Fn(u64) -> bool,
+    now: Time,
+) -> Spool {
     let adopted = |grant: &Grant| {
         let terms = convert::terms(grant)?;
-        let begun = begun_at_most(&terms, grant.slots, &facts);
-        Some(Adopted { held: false, open: all(&terms), terms, begun, renewed: now })
+        let begun = reached.begun_at_most(&terms, grant.slots);
+        Some(Adopted { held: alive(grant.lease_id), open: all(&terms), terms, begun, renewed: now })
     };
     let leases = grants.values().filter_map(adopted).collect();
     Spool { leases, facts }
@@ -110,6 +117,12 @@ fn renewed(terms: &Terms, deadline_ms: u64) -> Option<Time> {
     Some(Time(deadline_ms.saturating_sub(after.0).saturating_sub(terms.grace.0)))
 }
 
+/// A lease that the machine knows and the journal does not, and that somebody holds.
+pub(crate) fn alive_without_terms(lease: LeaseId, last: u32, now: Time) -> Adopted {
+    let held = HeldLease { lease_id: lease.0, last_index: last, next_index: last, ..HeldLease::default() };
+    Adopted { terms: guess(&held), held: true, open: RangeSet::new(), begun: 0, renewed: now }
+}
+
 /// Terms for a lease that the journal lost, from what the supervisor says of it.
 fn guess(held: &HeldLease) -> Terms {
     let first = held.tasks.iter().map(|task| task.index).chain([held.next_index]).min().unwrap_or(0);
@@ -125,24 +138,40 @@ fn guess(held: &HeldLease) -> Terms {
     }
 }
 
-/// An index from which on nothing can have been begun. Elements begin in order, `slots` at a time, so it is at most
-/// that many above the number, and the highest, of those that are known to be over.
-fn begun_at_most(terms: &Terms, slots: u32, facts: &[Spooled]) -> u64 {
-    use gangsaw_core::input::FactKind;
-    let end = u64::from(terms.last) + 1;
-    if !terms.gang.is_empty() {
-        return end;
+/// How far each lease of several elements is known to have come, by everything that was heard of it.
+#[derive(Debug, Default)]
+pub(crate) struct Reached(BTreeMap<u64, u64>);
+
+impl Reached {
+    /// Takes note of facts.
+    pub(crate) fn note(&mut self, facts: &[Spooled]) {
+        use gangsaw_core::input::FactKind;
+        for fact in facts.iter().map(|spooled| &spooled.fact) {
+            let next = match fact.kind {
+                FactKind::Started { index, .. } | FactKind::Ended { index, .. } => u64::from(index) + 1,
+                FactKind::Succeeded { last, .. } => u64::from(last) + 1,
+                FactKind::Prepared { .. } | FactKind::StartFailed { .. } | FactKind::Returned { .. } => continue,
+            };
+            let reached = self.0.entry(fact.lease.0).or_default();
+            *reached = next.max(*reached);
+        }
     }
-    let mut over = u64::from(terms.first);
-    for kind in facts.iter().filter(|spooled| spooled.fact.lease == terms.lease).map(|spooled| &spooled.fact.kind) {
-        let next = match kind {
-            FactKind::Started { index, .. } | FactKind::Ended { index, .. } => u64::from(*index) + 1,
-            FactKind::Succeeded { last, .. } => u64::from(*last) + 1,
-            FactKind::Prepared { .. } | FactKind::StartFailed { .. } | FactKind::Returned { .. } => continue,
-        };
-        over = over.max(next);
+
+    /// The lease is over.
+    pub(crate) fn forget(&mut self, lease: u64) {
+        self.0.remove(&lease);
     }
-    over.saturating_add(u64::from(slots.max(1))).min(end)
+
+    /// An index from which on nothing can have been begun. Elements begin in order, `slots` at a time, so it is at most
+    /// that many above the number, and the highest, of those that are known to be over.
+    fn begun_at_most(&self, terms: &Terms, slots: u32) -> u64 {
+        let end = u64::from(terms.last) + 1;
+        if !terms.gang.is_empty() {
+            return end;
+        }
+        let over = self.0.get(&terms.lease.0).copied().unwrap_or(0).max(u64::from(terms.first));
+        over.saturating_add(u64::from(slots.max(1))).min(end)
+    }
 }
 
 #[cfg(test)]

@@ -14,12 +14,14 @@
 mod heard;
 mod perform;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use gangsaw_core::agent::{Agent, Input};
 use gangsaw_core::id::LeaseId;
 use gangsaw_core::input::Phase;
 use gangsaw_core::time::{Millis, Time};
+use gangsaw_core::version::work_together;
 use gangsaw_proto::node::v1::{AttachRequest, AttachResponse, Grant, ProgressBatch, TaskProgress, Welcome};
 use gangsaw_proto::node::v1::{attach_request, attach_response};
 use gangsaw_proto::supervisor::v1::Quit;
@@ -29,6 +31,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::adopt::Reached;
 use crate::convert;
 use crate::inventory::host::boottime_ms;
 use crate::inventory::offer::Offer;
@@ -62,6 +65,7 @@ pub(super) enum Supervisor {
 pub(crate) struct Parts {
     pub(crate) node_name: String,
     pub(crate) node_uuid: String,
+    pub(crate) version: String,
     pub(crate) starts: u64,
     pub(crate) journal: Journal,
     pub(crate) launcher: Launcher,
@@ -89,8 +93,14 @@ pub(crate) struct Driver {
     arriving: Option<(Grant, u64)>,
     /// While a dead supervisor is cleared up: the leases whose processes are to be killed.
     clearing: Option<Vec<u64>>,
-    /// Highest sequence of the spool that the machine has heard.
+    /// Highest number of a fact that the machine has heard.
     seen: u64,
+    /// How far leases have come.
+    reached: Reached,
+    /// Leases handed over since the supervisor was last asked what it holds: its answer may not name them.
+    since_list: BTreeSet<u64>,
+    /// It was asked and has not answered.
+    listing: bool,
     flush_at: Option<Instant>,
     flushed: Instant,
     stopping: bool,
@@ -108,6 +118,9 @@ impl Driver {
             arriving: None,
             clearing: None,
             seen: 0,
+            reached: Reached::default(),
+            since_list: BTreeSet::new(),
+            listing: false,
             flush_at: None,
             flushed: Instant::now(),
             stopping: false,
@@ -194,6 +207,13 @@ impl Driver {
     }
 
     fn on_welcome(&mut self, welcome: &Welcome) {
+        if !work_together(&self.parts.version, &welcome.scheduler_version) {
+            self.parts.uplink.refuse(&format!(
+                "version-skew: this agent is version {} and the scheduler {}; they may be one minor version apart",
+                self.parts.version, welcome.scheduler_version
+            ));
+            return self.disconnected();
+        }
         self.parts.uplink.welcomed();
         info!(node = welcome.node_id, scheduler = %welcome.scheduler_version, "the scheduler took this node");
         let authorization = self.parts.uplink.authorization();

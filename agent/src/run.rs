@@ -27,6 +27,7 @@ use crate::progress::Progress;
 use crate::session::logs;
 use crate::session::token::{Server, ServerError};
 use crate::session::uplink::Uplink;
+use crate::supervisor::Launch;
 use crate::users::Users;
 
 /// Words of the keeper that wait for the driver.
@@ -57,6 +58,8 @@ pub struct Config {
     pub gpus: bool,
     /// End every task and the supervisor when told to stop, within 10 s.
     pub stop_tasks: bool,
+    /// What the agent says its version is. Absent: this executable's.
+    pub version: Option<String>,
     /// The executable with the verbs `supervisor`, `agent-nvml` and `train`. Absent: this one.
     pub exe: Option<PathBuf>,
 }
@@ -117,8 +120,19 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let mut tasks = JoinSet::new();
     let (heard_in, heard) = mpsc::channel(HEARD_MAX);
     let (clears, clears_out) = mpsc::channel(1);
-    let launch = keeper::launch(&exe, &state, config.cgroup_root);
-    tasks.spawn(Keeper { launch, clears: clears_out, heard: heard_in, stop: inner.clone() }.run());
+    let version = config.version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
+    let launch = Launch {
+        exe: exe.clone(),
+        verb: vec!["supervisor".into()],
+        state: state.clone(),
+        cgroup_root: config.cgroup_root,
+        rlimit_only: false,
+        beside: None,
+        version: None,
+    };
+    let keeper =
+        keeper::Parts { launch, version: version.clone(), clears: clears_out, heard: heard_in, stop: inner.clone() };
+    tasks.spawn(Keeper::new(keeper).run());
 
     let environ = format!("GANGSAW_PROGRESS={}/", progress.folder().display());
     let (held, held_out) = watch::channel(Held { marks: Marks { supervisor: None, environ }, ..Held::default() });
@@ -136,6 +150,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let driver = Driver::new(Parts {
         node_name,
         node_uuid: folder.node_uuid.clone(),
+        version,
         starts: folder.starts,
         journal,
         launcher,

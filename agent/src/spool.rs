@@ -127,7 +127,6 @@ impl Spool {
     }
 
     /// Whether every fact was acknowledged.
-    #[cfg(test)]
     pub(crate) fn is_settled(&self) -> bool {
         self.acked + 1 == self.next
     }

@@ -47,8 +47,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 
 pub use client::{Connection, SupervisorClient};
-pub use kill::{KillReport, kill_leftovers};
-pub use launch::{Launch, LaunchError, spawn_supervisor};
+pub use kill::{KillReport, kill_all_leftovers, kill_leftovers};
+pub use launch::{Beside, Launch, LaunchError, spawn_supervisor};
 
 use paths::Paths;
 
@@ -72,7 +72,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(launch::EXIT_USAGE);
         }
     };
-    let paths = Paths::new(&parsed.state);
+    let paths = Paths::below(&parsed.state, parsed.home.as_deref().unwrap_or(&parsed.state));
     if !parsed.detached {
         return launch::detach(&paths, &given);
     }

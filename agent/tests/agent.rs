@@ -22,6 +22,8 @@ mod node;
 mod scheduler;
 #[path = "agent/sessions.rs"]
 mod sessions;
+#[path = "agent/upgrade.rs"]
+mod upgrade;
 
 use std::panic::catch_unwind;
 use std::process::ExitCode;
@@ -44,7 +46,7 @@ fn main() -> ExitCode {
     }
     let words: Vec<String> = args.map(|word| word.to_string_lossy().into_owned()).collect();
     let all: Vec<Test> =
-        [leases::TESTS, sessions::TESTS, deaths::TESTS, disk::TESTS, logs::TESTS, gpus::TESTS].concat();
+        [leases::TESTS, sessions::TESTS, deaths::TESTS, disk::TESTS, logs::TESTS, gpus::TESTS, upgrade::TESTS].concat();
     let filters: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|filter| name.contains(filter.as_str()));
     let chosen: Vec<Test> = all.into_iter().filter(|(name, _)| wanted(name)).collect();

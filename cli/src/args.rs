@@ -2,7 +2,8 @@
 
 use crate::output::Format;
 use crate::verbs::{
-    agent, change, clean, logs, nodes, own, progress, ps, queue, quickstart, scheduler, show, submit, train, up, wait,
+    agent, change, clean, logs, nodes, own, progress, ps, queue, quickstart, scheduler, show, submit, token, train, up,
+    wait,
 };
 
 /// Schedules machine-learning jobs on machines with and without GPUs
@@ -62,8 +63,7 @@ pub(crate) enum Verb {
     Progress(progress::Args),
     Clean(clean::Args),
     Train(train::Args),
-    /// Print this scheduler's token, for other clients
-    Token,
+    Token(token::Args),
     Config(own::ConfigArgs),
     /// Print a shell's completion script
     Completions(own::Completions),

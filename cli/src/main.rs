@@ -28,8 +28,8 @@ use args::{Cli, Verb};
 use fail::{BAD_INPUT, Failure};
 use session::Session;
 use verbs::{
-    agent, change, clean, logs, nodes, own, progress, ps, queue, quickstart, run, scheduler, show, submit, train, up,
-    wait,
+    agent, change, clean, logs, nodes, own, progress, ps, queue, quickstart, run, scheduler, show, submit, token,
+    train, up, wait,
 };
 
 fn main() -> ExitCode {
@@ -116,7 +116,7 @@ async fn verb(session: &Session, verb: &Verb) -> Result<u8, Failure> {
         Verb::Clean(args) => clean::run(session, args).await,
         Verb::Progress(args) => progress::run(args),
         Verb::Train(args) => train::run(session.format, args),
-        Verb::Token => own::print_token(session),
+        Verb::Token(args) => token::run(session, args).await,
         Verb::Config(args) => own::config(session, args).await,
         Verb::Completions(args) => own::completions(args, Cli::command()),
     }

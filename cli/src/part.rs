@@ -101,7 +101,8 @@ pub(crate) async fn keep(
         if running.since.elapsed() >= WELL_AFTER {
             wait = RESTART_FIRST;
         }
-        note(&format!("gangsaw {} ended ({status}); starting it again", running.part.verb));
+        let verb = running.part.verb;
+        note(&format!("gangsaw {verb} ended ({status}); starting it again in {wait:?}"));
         running = loop {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
@@ -111,7 +112,7 @@ pub(crate) async fn keep(
             tokio::select! {
                 started = start(running.part.clone()) => match started {
                     Ok(started) => break started,
-                    Err(failure) => note(failure.text().trim_end()),
+                    Err(failure) => note(&format!("{}; trying again in {wait:?}", failure.text().trim_end())),
                 },
                 () = stop.cancelled() => return Ok(()),
             }

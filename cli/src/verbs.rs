@@ -14,6 +14,7 @@ pub(crate) mod run;
 pub(crate) mod scheduler;
 pub(crate) mod show;
 pub(crate) mod submit;
+pub(crate) mod token;
 pub(crate) mod train;
 pub(crate) mod up;
 pub(crate) mod wait;

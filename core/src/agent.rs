@@ -11,7 +11,8 @@
 //! - A Hello leaves only after the supervisor's list is known, so it never hides a lease.
 //!
 //! Neighbours: `held` is one lease, `outbox` the reports, `message` the words. The agent process and the simulator
-//! perform the effects. Deliberately absent: two supervisors at once, the task's own description, progress and logs.
+//! perform the effects. Deliberately absent: the task's own description, progress and logs; and that there may be two
+//! versions' supervisors at once, which the agent process shows as one.
 
 mod held;
 mod message;

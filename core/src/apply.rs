@@ -15,7 +15,7 @@ mod snapshot;
 pub(crate) use leases::{CHUNK_LATE_AFTER, INFRA_STARTS_WITHIN};
 pub use snapshot::snapshot_events;
 
-use crate::event::Event;
+use crate::event::{Event, TokenEvent};
 use crate::state::State;
 use crate::time::Time;
 
@@ -67,6 +67,9 @@ pub fn apply(state: &mut State, at: Time, event: &Event) {
         }
         Event::NodeExcluded { job, node, until, reason } => state.node_excluded(*job, *node, *until, reason),
         Event::ReportTaken { node, seq } => state.report_taken(*node, *seq),
+        Event::Token(TokenEvent::Created { token, .. }) => state.tokens.insert((**token).clone()),
+        Event::Token(TokenEvent::Revoked { token, .. }) => state.tokens.remove(*token),
+        Event::Token(TokenEvent::Expired { until }) => state.tokens.expire(*until),
         Event::Restored(restored) => state.restored(restored),
     }
 }

@@ -13,6 +13,7 @@ mod report;
 mod scratch;
 mod submit;
 mod tick;
+mod tokens;
 
 pub use next::{INFRA_STARTS_MAX, NODE_EXCLUDED_FOR, REQUEUE_WAIT, REQUEUES_MAX};
 pub use submit::{KEY_KEPT, QUEUES_MAX, SUBMIT_JOBS_MAX, TENANTS_MAX};
@@ -48,6 +49,8 @@ pub fn decide(state: &State, now: Time, request: &Request) -> Step {
         Input::SetQueue { name, running_max, queued_max, gpus_max } => {
             decider.set_queue(name, *running_max, *queued_max, *gpus_max)
         }
+        Input::CreateToken(draft) => decider.create_token(draft),
+        Input::RevokeToken { token } => decider.revoke_token(*token),
         Input::SetTenant { name, running_max, queued_max, gpus_max } => {
             decider.set_tenant(name, *running_max, *queued_max, *gpus_max)
         }

@@ -11,6 +11,7 @@ use crate::lease::{GangPlace, RankHold, RevokeReason};
 use crate::ranges::RangeSet;
 use crate::resources::Demand;
 use crate::time::Millis;
+use crate::token::ApiToken;
 
 /// What the outside must do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,6 +147,8 @@ pub enum Reply {
         /// How many.
         elements: u64,
     },
+    /// The token is made. Without its secret, which the caller of `decide` knows.
+    TokenCreated(Box<ApiToken>),
     /// Done: hold, release, update, node and queue changes.
     Done,
     /// The node is known; the engine now sends Welcome and what `owed` gives.

@@ -5,7 +5,7 @@
 
 mod parts;
 
-pub use parts::{By, GangPart, NewJob, Restored};
+pub use parts::{By, GangPart, NewJob, Restored, TokenEvent};
 
 use std::collections::BTreeSet;
 
@@ -404,6 +404,8 @@ pub enum Event {
         /// Its number.
         seq: u64,
     },
+    /// An API token came or went.
+    Token(TokenEvent),
     /// A part of a snapshot.
     Restored(Restored),
 }

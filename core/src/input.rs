@@ -1,13 +1,16 @@
 //! Inputs: everything that comes from outside, as data. `decide` says what each means.
 
 use crate::access::Reach;
-use crate::id::{Actor, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, RequestId, Tenant};
+use crate::id::{
+    Actor, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Rank, RequestId, Tenant, TokenId,
+};
 use crate::job::record::Exit;
 use crate::job::spec::JobSpec;
 use crate::node::NodeMode;
 use crate::ranges::RangeSet;
 use crate::resources::Inventory;
 use crate::time::Millis;
+use crate::token::TokenDraft;
 
 /// One input and who sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +117,13 @@ pub enum Input {
         queued_max: Change,
         /// GPUs that may be held.
         gpus_max: Change,
+    },
+    /// Make an API token for the request's tenant.
+    CreateToken(TokenDraft),
+    /// End an API token.
+    RevokeToken {
+        /// Which.
+        token: TokenId,
     },
     /// Change the limits of a tenant across all of its queues.
     SetTenant {

@@ -36,6 +36,8 @@ pub mod reason;
 pub mod resources;
 pub mod state;
 pub mod time;
+pub mod token;
+pub mod version;
 
 #[cfg(test)]
 mod tests;

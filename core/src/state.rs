@@ -17,6 +17,7 @@ use crate::node::Node;
 use crate::queue::{Queue, QueueKey};
 use crate::state::index::Indexed;
 use crate::time::Time;
+use crate::token::Tokens;
 
 /// A used idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +58,7 @@ pub struct State {
     pub(crate) tenants: BTreeMap<Tenant, Queue>,
     pub(crate) keys: BTreeMap<(Tenant, IdempotencyKey), UsedKey>,
     pub(crate) node_names: BTreeMap<NodeName, NodeId>,
+    pub(crate) tokens: Tokens,
     pub(crate) index: Indexed,
     pub(crate) mutations: Mutations,
 }
@@ -81,6 +83,7 @@ impl State {
             tenants: BTreeMap::new(),
             keys: BTreeMap::new(),
             node_names: BTreeMap::new(),
+            tokens: Tokens::default(),
             index: Indexed::default(),
             mutations: Mutations::default(),
         }
@@ -155,6 +158,11 @@ impl State {
     /// Returns a queue, without limits and use if it was never used.
     pub fn queue(&self, key: &QueueKey) -> Queue {
         self.queues.get(key).copied().unwrap_or_default()
+    }
+
+    /// Returns the API tokens in force.
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
     }
 
     /// Yields the tenants by name, with what each may use and uses in all of its queues together.

@@ -35,6 +35,7 @@ pub(crate) use watch::Seen;
 
 use crate::clock::boot_ns;
 use crate::disk::DiskGuard;
+use crate::keyring::Keyring;
 use crate::metrics::Metrics;
 use crate::rpc::errors::Refusal;
 use crate::store::Loaded;
@@ -91,10 +92,11 @@ pub(crate) struct Parts {
     pub(crate) refused_inputs: PathBuf,
 }
 
-/// A cheap, cloneable handle. Holds a channel and nothing else.
+/// A cheap, cloneable handle. Holds channels and nothing else.
 #[derive(Clone)]
 pub(crate) struct Engine {
     inbox: SyncSender<Message>,
+    keys: tokio::sync::watch::Receiver<Arc<Keyring>>,
 }
 
 impl Engine {
@@ -110,10 +112,11 @@ impl Engine {
         let (inbox, messages) = sync_channel(INBOX_LIMIT);
         let (ended, end) = oneshot::channel();
         let running = turn::Running::new(parts, decide);
+        let keys = running.keys.subscribe();
         std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
             let _ = ended.send(run(running, &messages));
         })?;
-        Ok((Engine { inbox }, end))
+        Ok((Engine { inbox, keys }, end))
     }
 
     /// Feeds one input and returns the answer once it is durable.
@@ -121,6 +124,11 @@ impl Engine {
         let (answer, answered) = oneshot::channel();
         self.send(Message::Ask { request, answer, arrived_ns: boot_ns() })?;
         answered.await.map_err(|_| Refusal::stopping())?
+    }
+
+    /// Returns the tokens in force. One that was revoked is gone before the revoking call is answered.
+    pub(crate) fn keys(&self) -> Arc<Keyring> {
+        Arc::clone(&self.keys.borrow())
     }
 
     /// Opens a node's session, and returns the node's number once its Hello is durable.
@@ -179,6 +187,12 @@ fn run(mut running: turn::Running, messages: &Receiver<Message>) -> Result<(), E
         Ok(ended) => ended,
         Err(panic) => Err(EngineError::Panicked(refused::text(panic.as_ref()))),
     }
+}
+
+/// Returns an engine on an empty folder.
+#[cfg(test)]
+pub(crate) fn for_tests(folder: &std::path::Path) -> Engine {
+    tests::started(folder)
 }
 
 #[cfg(test)]

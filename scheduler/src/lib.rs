@@ -13,6 +13,7 @@ mod config;
 mod disk;
 mod engine;
 mod http;
+mod keyring;
 mod lead;
 mod logs;
 mod metrics;

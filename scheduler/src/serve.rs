@@ -25,7 +25,7 @@ use crate::http::{self, Served};
 use crate::lead::Candidate;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
-use crate::rpc::auth::Gate;
+use crate::rpc::auth::{Gate, LogRate};
 use crate::rpc::caller::Person;
 use crate::store::contract::{AppendError, Store};
 use crate::store::sqlite::OpenError;
@@ -147,7 +147,8 @@ impl Ground {
         let logs = Logs::open(engine.clone(), self.folder.join("logs"), Arc::clone(&metrics), readers.clone())?;
         readers.spawn(logs.clone().keep(stop.clone()));
         let folder = (self.token.clone(), Person::of_this_process());
-        let gate = Arc::new(Gate { folder, metrics: Arc::clone(&metrics) });
+        let gate =
+            Arc::new(Gate { folder, engine: engine.clone(), metrics: Arc::clone(&metrics), said: LogRate::default() });
         let (stop, readers) = (stop.clone(), readers.clone());
         Ok(Served { engine, logs, gate, metrics, stop, readers, started_wall_ms: wall_ms() })
     }

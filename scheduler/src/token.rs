@@ -7,7 +7,7 @@
 //! - Neither file is ever readable by anyone but its owner, not even while it is being written.
 //! - Tokens are compared in constant time.
 //!
-//! Elsewhere: asking for the token is `rpc::auth`; clients have their own look-up.
+//! Elsewhere: asking for the token is `rpc::auth`; tokens of people are in `keyring`; clients have their own look-up.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -49,7 +49,8 @@ impl Token {
         }
     }
 
-    fn random() -> io::Result<Token> {
+    /// Makes a new secret.
+    pub(crate) fn random() -> io::Result<Token> {
         let mut bytes = [0_u8; TOKEN_BYTES];
         let mut filled = 0;
         while filled < TOKEN_BYTES {
@@ -61,12 +62,7 @@ impl Token {
     /// Returns whether `presented` is this token, in time that does not depend on where they differ.
     #[must_use]
     pub fn admits(&self, presented: &[u8]) -> bool {
-        let mine = self.0.as_bytes();
-        let mut difference = mine.len() ^ presented.len();
-        for (index, byte) in mine.iter().enumerate() {
-            difference |= usize::from(byte ^ presented.get(index).copied().unwrap_or(0));
-        }
-        difference == 0
+        same(self.0.as_bytes(), presented)
     }
 
     /// Returns the secret itself, for the one who sends it.
@@ -74,6 +70,15 @@ impl Token {
     pub fn secret(&self) -> &str {
         &self.0
     }
+}
+
+/// Compares a secret with what was presented, in time that does not depend on where they differ.
+pub(crate) fn same(secret: &[u8], presented: &[u8]) -> bool {
+    let mut difference = secret.len() ^ presented.len();
+    for (index, byte) in secret.iter().enumerate() {
+        difference |= usize::from(byte ^ presented.get(index).copied().unwrap_or(0));
+    }
+    difference == 0
 }
 
 fn parse(text: &str) -> Option<Token> {

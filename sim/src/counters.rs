@@ -4,9 +4,9 @@
 //! Every enum is matched variant by variant, so a new variant does not build until it is counted.
 
 mod names;
+mod show;
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use gangsaw_core::agent;
 use gangsaw_core::effect::{Effect, Reply};
@@ -142,6 +142,7 @@ impl Counters {
             Event::FenceConfirmed { .. } => "FenceConfirmed",
             Event::NodeExcluded { .. } => "NodeExcluded",
             Event::ReportTaken { .. } => "ReportTaken",
+            Event::Token(_) => "Token",
             Event::Restored(part) => {
                 self.restored(part);
                 "Restored"
@@ -169,6 +170,7 @@ impl Counters {
             Reply::Refused(_) => "Refused",
             Reply::Cancelled { .. } => "Cancelled",
             Reply::Retried { .. } => "Retried",
+            Reply::TokenCreated(_) => "TokenCreated",
             Reply::Done => "Done",
             Reply::Welcome { .. } => "Welcome",
         };
@@ -193,6 +195,8 @@ impl Counters {
             Input::SetNode { .. } => "SetNode",
             Input::ForgetNode { .. } => "ForgetNode",
             Input::SetQueue { .. } => "SetQueue",
+            Input::CreateToken(_) => "CreateToken",
+            Input::RevokeToken { .. } => "RevokeToken",
             Input::SetTenant { .. } => "SetTenant",
             Input::Tick => "Tick",
         };
@@ -277,35 +281,9 @@ impl Counters {
             Restored::Gang(_) => "Gang",
             Restored::Lease(_) => "Lease",
             Restored::Key { .. } => "Key",
+            Restored::Tokens(_) => "Tokens",
             Restored::Counters { .. } => "Counters",
         };
         self.add(Group::Restored, name);
-    }
-}
-
-impl fmt::Display for Counters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let groups = [
-            Group::Input,
-            Group::Event,
-            Group::Outcome,
-            Group::Restored,
-            Group::Effect,
-            Group::Reply,
-            Group::AgentInput,
-            Group::AgentEffect,
-            Group::Fact,
-            Group::Fault,
-        ];
-        for group in groups {
-            writeln!(f, "{group:?}")?;
-            for row in Self::names(group).chunks(4) {
-                for name in row {
-                    write!(f, "  {name:<22}{:>9}", self.count(group, name))?;
-                }
-                writeln!(f)?;
-            }
-        }
-        writeln!(f, "effects derived by owed: {}", self.owed)
     }
 }

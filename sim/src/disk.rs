@@ -5,6 +5,7 @@
 //! batch is a prefix of its records behind a mark, and loading must not see it.
 
 use gangsaw_core::event::Record;
+use gangsaw_core::input::Input;
 
 /// What a crash in the middle of an append leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,5 +89,28 @@ impl Disk {
     /// Yields the records after the snapshot; torn batches are not seen.
     pub(crate) fn tail(&self) -> impl Iterator<Item = &Record> {
         self.batches.iter().filter(|batch| !batch.torn).flat_map(|batch| &batch.records)
+    }
+}
+
+/// Says whether an input needs room on disk that is not given back by other inputs.
+pub(crate) fn grows_state(input: &Input) -> bool {
+    match input {
+        Input::Submit(_)
+        | Input::Retry { .. }
+        | Input::SetQueue { .. }
+        | Input::SetTenant { .. }
+        | Input::CreateToken(_) => true,
+        Input::Cancel { .. }
+        | Input::Hold { .. }
+        | Input::Release { .. }
+        | Input::Update { .. }
+        | Input::NodeHello(_)
+        | Input::NodeSilent { .. }
+        | Input::NodeReport { .. }
+        | Input::NodeInventory { .. }
+        | Input::SetNode { .. }
+        | Input::ForgetNode { .. }
+        | Input::RevokeToken { .. }
+        | Input::Tick => false,
     }
 }

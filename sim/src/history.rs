@@ -17,6 +17,7 @@ use gangsaw_core::id::{Attempt, DeviceId, IdempotencyKey, Index, JobId, LeaseId,
 use gangsaw_core::lease::RankHold;
 use gangsaw_core::queue::{Limits, QueueKey};
 use gangsaw_core::time::Time;
+use leases::held;
 
 use crate::truth::Truth;
 
@@ -166,12 +167,7 @@ impl History {
             Event::ElementsReturned { lease, job, first, last } => {
                 (*first..=*last).try_for_each(|index| self.returned(*lease, *job, index))
             }
-            Event::LeaseFenced { lease, .. } => {
-                if let Some(track) = self.leases.get_mut(lease) {
-                    track.fenced = true;
-                }
-                Ok(())
-            }
+            Event::LeaseFenced { lease, .. } => self.fence(*lease),
             Event::FenceConfirmed { lease, first, last, rank, .. } => {
                 self.fence_confirmed(*lease, *first, *last, *rank)
             }
@@ -195,6 +191,7 @@ impl History {
             | Event::LeasePreempted { .. }
             | Event::NodeExcluded { .. }
             | Event::ReportTaken { .. }
+            | Event::Token(_)
             | Event::Restored(_) => Ok(()),
         }
     }
@@ -324,8 +321,4 @@ impl History {
         self.waiting = self.waiting.saturating_sub(1);
         held(open, || format!("{job}[{index}] ended twice"))
     }
-}
-
-fn held(holds: bool, what: impl FnOnce() -> String) -> Check {
-    if holds { Ok(()) } else { Err(what()) }
 }

@@ -23,7 +23,7 @@ use gangsaw_core::place::place;
 use gangsaw_core::state::State;
 use gangsaw_core::time::{Millis, Time};
 
-use crate::disk::CrashPoint;
+use crate::disk::{CrashPoint, grows_state};
 use crate::net::Session;
 use crate::world::{Happening, World};
 
@@ -374,23 +374,5 @@ impl World {
     /// Arms a crash at the next append.
     pub(crate) fn crash_at_next_append(&mut self, point: CrashPoint) {
         self.crash_at = Some(point);
-    }
-}
-
-/// Says whether an input needs room on disk that is not given back by other inputs.
-fn grows_state(input: &Input) -> bool {
-    match input {
-        Input::Submit(_) | Input::Retry { .. } | Input::SetQueue { .. } | Input::SetTenant { .. } => true,
-        Input::Cancel { .. }
-        | Input::Hold { .. }
-        | Input::Release { .. }
-        | Input::Update { .. }
-        | Input::NodeHello(_)
-        | Input::NodeSilent { .. }
-        | Input::NodeReport { .. }
-        | Input::NodeInventory { .. }
-        | Input::SetNode { .. }
-        | Input::ForgetNode { .. }
-        | Input::Tick => false,
     }
 }

@@ -1,5 +1,7 @@
 //! What the keeper and the supervisor say, and what follows from it.
 
+use std::collections::BTreeSet;
+
 use gangsaw_core::agent::{Input, Spool, Spooled};
 use gangsaw_core::id::LeaseId;
 use gangsaw_core::input::{FactKind, Phase};
@@ -20,7 +22,8 @@ use crate::keeper::Heard;
 impl Driver {
     pub(super) async fn on_heard(&mut self, heard: Heard) {
         match heard {
-            Heard::Dead(facts) => self.on_dead(facts).await,
+            Heard::Dead(facts, alive) => self.on_dead(facts, &alive).await,
+            Heard::Fallen(leases, facts) => self.on_fallen(&leases, facts),
             Heard::Cleared(leases) => {
                 self.clearing = None;
                 for lease in leases {
@@ -38,26 +41,50 @@ impl Driver {
         }
     }
 
-    /// The supervisor is dead: what it held is open until its processes are killed.
-    async fn on_dead(&mut self, facts: Option<Vec<Fact>>) {
+    /// The supervisor is dead: what it held is open until its processes are killed. `alive` is held by others.
+    async fn on_dead(&mut self, facts: Option<Vec<Fact>>, alive: &BTreeSet<u64>) {
         self.supervisor = Supervisor::Down(Vec::new());
         self.clearing = Some(Vec::new());
         let facts = facts.map(|facts| self.fresh(facts));
-        let spool = facts.map(|facts| adopt::dead(&self.parts.journal.grants, facts, now()));
+        let grants = &self.parts.journal.grants;
+        let is_alive = |lease: u64| alive.contains(&lease);
+        let spool = facts.map(|facts| adopt::dead(grants, facts, &self.reached, is_alive, now()));
         if self.parts.journal.grants.is_empty() {
             info!("no supervisor is there, and no lease");
         } else {
             warn!(leases = self.parts.journal.grants.len(), "the supervisor is dead");
         }
-        self.step(Input::SupervisorLost(spool));
+        match spool {
+            Some(spool) if !alive.is_empty() => self.step(Input::SupervisorList(spool)),
+            spool => self.step(Input::SupervisorLost(spool)),
+        }
         let clearing = self.clearing.clone().unwrap_or_default();
         // The keeper waits for exactly this; it is gone only when the agent ends.
         let _ = self.parts.clears.send(clearing).await;
     }
 
+    /// A supervisor of another version is gone, with all of its processes: what it held and did not tell is lost.
+    fn on_fallen(&mut self, leases: &BTreeSet<u64>, facts: Vec<Fact>) {
+        for spooled in self.fresh(facts) {
+            self.step(Input::Fact(spooled));
+        }
+        let alive = |lease: u64| !leases.contains(&lease);
+        let mut spool = adopt::dead(&self.parts.journal.grants, Vec::new(), &self.reached, alive, now());
+        // Leases that the journal lost.
+        let unknown = self
+            .machine
+            .held()
+            .into_iter()
+            .filter(|lease| alive(lease.lease.0) && !self.parts.journal.grants.contains_key(&lease.lease.0));
+        spool.leases.extend(unknown.map(|lease| adopt::alive_without_terms(lease.lease, lease.last_index, now())));
+        self.step(Input::SupervisorList(spool));
+    }
+
     /// A supervisor answered, an old one or a new one.
     fn on_listed(&mut self, welcome: Welcome, facts: Vec<Fact>, commands: mpsc::Sender<Command>) {
         self.clearing = None;
+        self.listing = false;
+        self.since_list.clear();
         let mut notes = welcome.notes;
         notes.push(format!("limits: {}", welcome.limits));
         self.parts.offer.supervisor_notes = notes;
@@ -87,9 +114,9 @@ impl Driver {
             Supervisor::Down(pending) => {
                 pending.iter().any(|command| matches!(command, Command::Run(run) if run.lease_id == lease))
             }
-            Supervisor::Up(_) => false,
+            Supervisor::Up(_) => self.since_list.contains(&lease),
         };
-        let spool = adopt::listed(&self.parts.journal.grants, held, facts, pending, now());
+        let spool = adopt::listed(&self.parts.journal.grants, held, facts, &self.reached, pending, now());
         self.step(Input::SupervisorList(spool));
     }
 
@@ -134,11 +161,16 @@ impl Driver {
                 }
             }
             Notice::Unknown(unknown) => {
-                if self.live().contains(&unknown.lease_id) {
+                if self.live().contains(&unknown.lease_id) && !self.listing {
+                    self.listing = true;
                     self.command(Command::List(List {}));
                 }
             }
-            Notice::Listing(listing) => self.list(&listing.leases, Vec::new()),
+            Notice::Listing(listing) => {
+                self.list(&listing.leases, Vec::new());
+                self.listing = false;
+                self.since_list.clear();
+            }
             Notice::Welcome(_) => warn!("a second welcome of the supervisor"),
         }
     }
@@ -168,6 +200,7 @@ impl Driver {
                 fact.kind = FactKind::Ended { index: first, rank: 0, exit: success(mean_us, checkpoint) };
             }
         }
+        self.reached.note(&spooled);
         spooled
     }
 

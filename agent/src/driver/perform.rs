@@ -39,7 +39,7 @@ impl Driver {
             Effect::SendHello { leases } => {
                 let hello = Hello {
                     node_name: self.parts.node_name.clone(),
-                    agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+                    agent_version: self.parts.version.clone(),
                     node_uuid: self.parts.node_uuid.clone(),
                     boot_id: self.parts.offer.host.boot_id.clone(),
                     inventory: Some(self.parts.offer.send()),
@@ -132,6 +132,9 @@ impl Driver {
         }
         let run: Run = self.parts.launcher.run(grant, progress.ok().as_deref(), granted_us);
         debug!(lease = grant.lease_id, job = grant.job_id, "granted");
+        if self.listing {
+            self.since_list.insert(grant.lease_id);
+        }
         self.command(Command::Run(run));
         if grant.ranks.iter().any(|rank| !rank.gpu_uuids.is_empty()) {
             self.publish_held();
@@ -169,6 +172,7 @@ impl Driver {
         if let Err(error) = self.parts.journal.strike(lease.0) {
             warn!(lease = lease.0, %error, "the journal cannot be written");
         }
+        self.reached.forget(lease.0);
         self.parts.progress.release(lease.0);
         self.publish_held();
     }

@@ -125,6 +125,11 @@ impl Uplink {
         self.fail("hung up");
     }
 
+    /// Drops the stream of a scheduler that must not be served, and says why.
+    pub(crate) fn refuse(&mut self, why: &str) {
+        self.fail(why);
+    }
+
     /// Returns the next thing that happens.
     pub(crate) async fn next(&mut self) -> UplinkEvent {
         loop {

@@ -13,6 +13,12 @@ pub(super) struct Args {
     pub(super) cgroup_root: Option<PathBuf>,
     pub(super) rlimit_only: bool,
     pub(super) rates: Rates,
+    /// The agent's state folder, when it is not `state`. Absolute.
+    pub(super) home: Option<PathBuf>,
+    /// Tells this supervisor's log files from those of the other versions' that stand beside it.
+    pub(super) generation: u32,
+    /// Of the agent that started it; absent: this executable's.
+    pub(super) version: Option<String>,
     /// True in the process that stays.
     pub(super) detached: bool,
 }
@@ -25,7 +31,7 @@ pub(super) fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, String
         let flag = flag.to_str().ok_or("a flag is not UTF-8")?.to_owned();
         let mut value = || args.next().ok_or_else(|| format!("{flag} needs a value"));
         match flag.as_str() {
-            "--state" => state = Some(PathBuf::from(value()?)),
+            "--state" => state = Some(value()?),
             "--cgroup-root" => parsed.cgroup_root = Some(PathBuf::from(value()?)),
             "--limits" => {
                 parsed.rlimit_only = match value()?.to_str() {
@@ -34,15 +40,24 @@ pub(super) fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, String
                     _ => return Err("--limits is auto or rlimit".into()),
                 }
             }
+            "--home" => parsed.home = Some(absolute(&flag, value()?)?),
+            "--generation" => {
+                let number = number(&flag, &value()?)?;
+                parsed.generation = u32::try_from(number).map_err(|_| format!("{flag} is too large"))?;
+            }
+            "--as-version" => parsed.version = value()?.into_string().ok(),
             "--log-rate" => parsed.rates.bytes_per_second = number(&flag, &value()?)?,
             "--log-cap" => parsed.rates.attempt_bytes = number(&flag, &value()?)?,
             "--detached" => parsed.detached = true,
             _ => return Err(format!("unknown flag {flag}")),
         }
     }
-    let state = state.ok_or("--state is missing")?;
-    parsed.state = std::path::absolute(state).map_err(|fault| format!("--state: {fault}"))?;
+    parsed.state = absolute("--state", state.ok_or("--state is missing")?)?;
     Ok(parsed)
+}
+
+fn absolute(flag: &str, path: OsString) -> Result<PathBuf, String> {
+    std::path::absolute(path).map_err(|fault| format!("{flag}: {fault}"))
 }
 
 fn number(flag: &str, value: &OsString) -> Result<u64, String> {

@@ -34,6 +34,7 @@ impl Supervisor {
                 self.reporter.notify(notice::Notice::Listing(listing));
             }
             Some(Command::Quit(_)) => self.on_quit(),
+            Some(Command::Retire(_)) => self.retiring = true,
             // A command of a newer agent: it was told our protocol's version.
             None => {}
         }
@@ -44,11 +45,12 @@ impl Supervisor {
         let welcome = Welcome {
             supervisor_pid: std::process::id(),
             protocol: PROTOCOL.min(hello.protocol.max(1)),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: self.version.clone(),
             limits: self.slots.cgroups.name().to_owned(),
             notes: self.slots.cgroups.notes.clone(),
             last_seq: self.reporter.last_seq(),
             leases,
+            retiring: self.retiring,
         };
         self.reporter.notify(notice::Notice::Welcome(welcome));
         self.reporter.welcome(hello.acked_seq);
@@ -100,7 +102,7 @@ impl Supervisor {
             return;
         }
         let (first_index, last_index) = (run.first_index, run.last_index);
-        if self.quitting || self.leases.len() >= LEASES_MAX {
+        if self.quitting || self.retiring || self.leases.len() >= LEASES_MAX {
             self.reporter.tell(lease_id, fact::Fact::Returned(Returned { first_index, last_index }));
             self.reporter.lease_ended(lease_id);
             return;

@@ -31,6 +31,11 @@ pub(super) struct Mark {
 }
 
 impl Mark {
+    /// Everything of one supervisor.
+    fn all(tag: &str) -> Self {
+        Self { wanted: vec![format!("{NODE_ENV}={tag}").into_bytes()] }
+    }
+
     /// Those of a lease, or of one task of it.
     pub(super) fn new(tag: &str, lease_id: u64, task: Option<&str>) -> Self {
         let mut wanted = vec![format!("{NODE_ENV}={tag}").into_bytes(), format!("{LEASE_ENV}={lease_id}").into_bytes()];
@@ -109,10 +114,21 @@ pub struct KillReport {
 /// # Errors
 /// `WouldBlock` when a supervisor holds the state folder: it looks after its own.
 pub fn kill_leftovers(state: &Path, leases: &[u64]) -> io::Result<KillReport> {
+    kill_marked(state, |tag| leases.iter().map(|lease| Mark::new(tag, *lease, None)).collect())
+}
+
+/// Kills everything that any task of a dead supervisor left, as [`kill_leftovers`] does for some of its leases.
+///
+/// # Errors
+/// `WouldBlock` when a supervisor holds the state folder.
+pub fn kill_all_leftovers(state: &Path) -> io::Result<KillReport> {
+    kill_marked(state, |tag| vec![Mark::all(tag)])
+}
+
+fn kill_marked(state: &Path, marks: impl FnOnce(&str) -> Vec<Mark>) -> io::Result<KillReport> {
     let paths = Paths::new(state);
     let Some(_lock) = super::hold(&paths)? else { return Err(io::ErrorKind::WouldBlock.into()) };
-    let tag = paths.tag()?;
-    let marks: Vec<Mark> = leases.iter().map(|lease| Mark::new(&tag, *lease, None)).collect();
+    let marks = marks(&paths.tag()?);
     let cgroups = fs::read_to_string(paths.cgroups()).unwrap_or_default();
     let started = Instant::now();
     let mut report = KillReport::default();

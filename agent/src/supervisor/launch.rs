@@ -34,6 +34,19 @@ pub struct Launch {
     pub cgroup_root: Option<PathBuf>,
     /// Do not use cgroups.
     pub rlimit_only: bool,
+    /// Not the first supervisor of its node: where the others' tasks have their folders.
+    pub beside: Option<Beside>,
+    /// What the supervisor says its version is. Absent: the executable's.
+    pub version: Option<String>,
+}
+
+/// A supervisor that stands beside another version's.
+#[derive(Clone, Debug)]
+pub struct Beside {
+    /// The agent's state folder.
+    pub home: PathBuf,
+    /// Above those of the others.
+    pub generation: u32,
 }
 
 /// Why there is no new supervisor.
@@ -62,6 +75,12 @@ pub fn spawn_supervisor(launch: &Launch) -> Result<(), LaunchError> {
     }
     if launch.rlimit_only {
         command.args(["--limits", "rlimit"]);
+    }
+    if let Some(beside) = &launch.beside {
+        command.arg("--home").arg(&beside.home).arg("--generation").arg(beside.generation.to_string());
+    }
+    if let Some(version) = &launch.version {
+        command.args(["--as-version", version]);
     }
     let output = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output()?;
     match output.status.code() {

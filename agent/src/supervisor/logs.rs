@@ -5,6 +5,7 @@
 //! and appends data before the record that names it, so a reader never sees a record without its bytes; bytes that no
 //! record names, after a kill between the two, are skipped for ever. The last record grows in place while one task
 //! goes on printing, at most for [`pump::GROW_MS`], so that a slow writer costs no record per line.
+//! A supervisor that another version's stands beside writes files of its own, `out-N.log`; readers merge them.
 //!
 //! Elsewhere: rates, caps and writing are [`pump`]; queries, tails and following are [`reader`].
 
@@ -38,12 +39,33 @@ impl Stream {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Stdout, Self::Stderr];
 
-    fn file(self, folder: &Path, suffix: &str) -> PathBuf {
-        let stem = match self {
+    fn stem(self) -> &'static str {
+        match self {
             Self::Stdout => "out",
             Self::Stderr => "err",
+        }
+    }
+
+    /// The file of one generation of supervisors.
+    fn file(self, folder: &Path, generation: u32, suffix: &str) -> PathBuf {
+        let stem = self.stem();
+        match generation {
+            0 => folder.join(format!("{stem}.{suffix}")),
+            later => folder.join(format!("{stem}-{later}.{suffix}")),
+        }
+    }
+
+    /// The generations that have written this stream of a job.
+    fn generations(self, folder: &Path) -> Vec<u32> {
+        let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+        let names = entries.flatten().map(|entry| entry.file_name());
+        let number = |name: std::ffi::OsString| {
+            let rest = name.to_str()?.strip_prefix(self.stem())?.strip_suffix(".idx")?;
+            if rest.is_empty() { Some(0) } else { rest.strip_prefix('-')?.parse().ok() }
         };
-        folder.join(format!("{stem}.{suffix}"))
+        let mut found: Vec<u32> = names.filter_map(number).collect();
+        found.sort_unstable();
+        found
     }
 }
 
@@ -132,8 +154,9 @@ pub fn forget(state: &Path, job_id: u64) -> io::Result<()> {
 /// When a file cannot be read or written. A file system without holes keeps the bytes until [`forget`].
 pub fn forget_attempts(state: &Path, job_id: u64, first_index: u32, last_index: u32, attempt: u32) -> io::Result<()> {
     let folder = Paths::new(state).logs(job_id);
-    for stream in Stream::ALL {
-        let open = |suffix| OpenOptions::new().read(true).write(true).open(stream.file(&folder, suffix));
+    let written = |stream: Stream| stream.generations(&folder).into_iter().map(move |number| (stream, number));
+    for (stream, generation) in Stream::ALL.into_iter().flat_map(written) {
+        let open = |suffix| OpenOptions::new().read(true).write(true).open(stream.file(&folder, generation, suffix));
         let (index, data) = match (open("idx"), open("log")) {
             (Ok(index), Ok(data)) => (index, data),
             (Err(fault), _) | (_, Err(fault)) if fault.kind() == io::ErrorKind::NotFound => continue,

@@ -1,6 +1,8 @@
 //! Where the supervisor keeps what: names only, nothing is opened here.
 //!
-//! Everything lies in STATE/agent. A unix socket's address holds 108 bytes and a state path may be longer, so sockets
+//! Everything lies in STATE/agent. A supervisor that another version's still stands beside has a state folder of its own,
+//! STATE/agent/versions/N, for its lock, socket, spool and cgroups; the tasks' folders and logs are in `home`, the
+//! agent's state folder, for all of them. A unix socket's address holds 108 bytes and a state path may be longer, so sockets
 //! are bound and dialled through `/proc/self/fd/N/NAME` of their opened folder, see [`socket_address`].
 
 use std::fs::File;
@@ -18,12 +20,19 @@ pub(crate) struct Paths {
     pub(crate) state: PathBuf,
     /// STATE/agent.
     pub(crate) agent: PathBuf,
+    /// The agent's state folder; the same as `state` but for a later generation.
+    home: PathBuf,
 }
 
 impl Paths {
     /// Names of `state`, which need not exist.
     pub(crate) fn new(state: &Path) -> Self {
-        Self { state: state.to_path_buf(), agent: state.join("agent") }
+        Self::below(state, state)
+    }
+
+    /// Names of `state` whose tasks' folders are below `home`.
+    pub(crate) fn below(state: &Path, home: &Path) -> Self {
+        Self { state: state.to_path_buf(), agent: state.join("agent"), home: home.to_path_buf() }
     }
 
     /// Tells this state folder's processes and cgroups from those of another one on the same machine. The folder exists.
@@ -50,12 +59,12 @@ impl Paths {
 
     /// The attempts of one job.
     pub(crate) fn attempts(&self, job_id: u64) -> PathBuf {
-        self.agent.join("attempts").join(job_id.to_string())
+        self.home.join("agent/attempts").join(job_id.to_string())
     }
 
     /// The logs of one job.
     pub(crate) fn logs(&self, job_id: u64) -> PathBuf {
-        self.agent.join("logs").join(job_id.to_string())
+        self.home.join("agent/logs").join(job_id.to_string())
     }
 
     /// The socket's address, and the opened folder that must live until it was used.

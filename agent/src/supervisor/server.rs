@@ -125,6 +125,9 @@ pub(super) struct Supervisor {
     pub(super) logs: Logs,
     pub(super) reporter: Reporter,
     pub(super) quitting: bool,
+    /// Another version's supervisor takes what comes; this one stays for what it has.
+    pub(super) retiring: bool,
+    pub(super) version: String,
     /// Since when there is neither lease nor agent.
     idle_since: Option<u64>,
     pub(super) buffer: Vec<u8>,
@@ -166,9 +169,11 @@ impl Supervisor {
             on_the_way: BTreeSet::new(),
             draining: BTreeSet::new(),
             timers: BTreeSet::new(),
-            logs: Logs::default(),
+            logs: Logs::new(args.generation),
             reporter: Reporter::new(spool),
             quitting: false,
+            retiring: false,
+            version: args.version.clone().unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned()),
             idle_since: None,
             buffer: vec![0; TURN_BYTES],
             stack: Stack::default(),
@@ -291,9 +296,13 @@ impl Supervisor {
         }
     }
 
-    /// Whether there is no reason to stay: no lease, and no agent for some seconds, or one that said Quit.
+    /// Whether there is no reason to stay: no lease, and no agent for some seconds, or one that said Quit, or another
+    /// version's supervisor and every fact acknowledged.
     fn is_over(&mut self) -> bool {
         let busy = !self.leases.is_empty() || self.reporter.has_unwritten();
+        if !busy && self.retiring && self.reporter.spool.is_settled() {
+            return true;
+        }
         if busy || (self.reporter.has_agent() && !self.quitting) {
             self.idle_since = None;
             return false;

@@ -1,6 +1,6 @@
 //! Agents and supervisors that are killed.
 
-use gangsaw_proto::node::v1::{ended, held_lease};
+use gangsaw_proto::node::v1::{ArrayBounds, ended, held_lease};
 
 use crate::Test;
 use crate::node::{Node, grant, runs, signal, wait_for};
@@ -11,6 +11,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("report_that_a_killed_agent_could_not_bring_through_is_made_again", unacknowledged_report_is_made_again),
     ("chunk_goes_on_without_an_agent_and_nothing_is_told_twice_or_lost", chunk_goes_on_without_an_agent),
     ("killed_supervisor_ends_attempts_as_infra_and_leaves_no_process", killed_supervisor_ends_attempts),
+    ("element_that_a_killed_supervisor_had_just_begun_ends_as_infra", element_just_begun_ends_as_infra),
     ("agent_and_supervisor_killed_together_leave_no_process", both_killed_leave_no_process),
     ("node_without_a_supervisor_says_so_and_fails_its_leases_as_infra", node_without_a_supervisor_says_so),
     ("progress_goes_on_after_a_restart_of_the_agent", progress_goes_on_after_a_restart),
@@ -97,6 +98,34 @@ fn killed_supervisor_ends_attempts() {
     assert_eq!(node.running("sleep"), Vec::<u32>::new(), "nothing of it is left when the end is told");
     node.grant(2, "exit 3");
     assert_eq!(node.ended(2).exit_code, Some(3));
+}
+
+/// The sixth element kills the supervisor with its first act, before anything of it can be told.
+fn element_just_begun_ends_as_infra() {
+    let (node, _) = Node::start(&[]);
+    let go = node.path("go");
+    let wait = format!("while ! test -e {}; do sleep 0.02; done", go.display());
+    let line = format!("case $GANGSAW_ARRAY_INDEX in 4) {wait};; 5) kill -KILL $PPID; sleep 600;; esac");
+    let mut chunk = grant(1, &line);
+    (chunk.last_index, chunk.slots) = (9, 1);
+    chunk.task.as_mut().unwrap().array = Some(ArrayBounds { count: 10, min: 0, max: 9 });
+    node.say_grant(chunk);
+    assert_eq!(node.started(1).index, 4);
+    // Everything before it was told and acknowledged.
+    node.succeeded(1);
+    std::fs::write(go, "").unwrap();
+    let mut lost = Vec::new();
+    let returned = node.fact("what did not begin", 1, |fact| match fact {
+        gangsaw_proto::node::v1::fact::Fact::Ended(ended) => {
+            assert_eq!(ended.cause(), ended::Cause::Infra);
+            lost.push(ended.index);
+            None
+        }
+        gangsaw_proto::node::v1::fact::Fact::Returned(returned) => Some(returned),
+        _ => None,
+    });
+    assert!(lost.contains(&5), "it had begun: {lost:?}");
+    assert_eq!((returned.first_index, returned.last_index), (6, 9));
 }
 
 fn both_killed_leave_no_process() {

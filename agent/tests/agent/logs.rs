@@ -22,7 +22,7 @@ fn question(id: u64, job: u64) -> ServeLogsResponse {
 }
 
 /// The text of the whole answer, by stream.
-fn answer(node: &Node, id: u64) -> (String, String) {
+pub(crate) fn answer(node: &Node, id: u64) -> (String, String) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     loop {
         let piece = node.scheduler.piece(id);

@@ -35,6 +35,7 @@ pub(crate) fn agent_main() -> ExitCode {
         cgroup_root: None,
         gpus: flag("--gpus"),
         stop_tasks: flag("--stop-tasks"),
+        version: std::env::var("GANGSAW_TEST_VERSION").ok(),
         exe: flag("--no-exe").then(|| PathBuf::from("/nowhere/gangsaw")),
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();

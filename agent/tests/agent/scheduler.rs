@@ -47,6 +47,7 @@ struct Shared {
     reads: watch::Sender<bool>,
     /// Highest report that was acknowledged.
     acked: Mutex<u64>,
+    version: Mutex<String>,
 }
 
 struct Service(Arc<Shared>);
@@ -111,7 +112,7 @@ impl Shared {
                 lease_ttl_ms: 30_000,
                 heartbeat_ms: HEARTBEAT_MS,
                 acked_report: *self.acked.lock().unwrap(),
-                scheduler_version: "test".to_owned(),
+                scheduler_version: self.version.lock().unwrap().clone(),
             })),
             attach_request::Message::Heartbeat(heartbeat) if self.acks.load(Ordering::SeqCst) => {
                 Some(attach_response::Message::HeartbeatAck(HeartbeatAck { sent_ms: heartbeat.sent_ms }))
@@ -156,6 +157,7 @@ impl Scheduler {
             acks: AtomicBool::new(true),
             reads: watch::Sender::new(true),
             acked: Mutex::new(0),
+            version: Mutex::new("test".to_owned()),
         });
         let stop = CancellationToken::new();
         let (bound, where_bound) = mpsc::channel();
@@ -184,6 +186,11 @@ impl Scheduler {
         self.shared.acks.store(acks, Ordering::SeqCst);
     }
 
+    /// What the next Welcome says its version is.
+    pub(crate) fn version(&self, version: &str) {
+        version.clone_into(&mut self.shared.version.lock().unwrap());
+    }
+
     /// Whether pieces of logs are taken from their stream.
     pub(crate) fn reads_logs(&self, reads: bool) {
         self.shared.reads.send_replace(reads);
@@ -205,12 +212,13 @@ impl Scheduler {
     pub(crate) fn ask(&self, question: ServeLogsResponse) {
         let since = Instant::now();
         loop {
-            let ask = self.shared.ask.lock().unwrap().clone();
+            // That of an agent which was killed is closed.
+            let ask = self.shared.ask.lock().unwrap().clone().filter(|ask| !ask.is_closed());
             if let Some(ask) = ask {
                 return ask.try_send(Ok(question)).unwrap();
             }
             assert!(since.elapsed() < WAIT, "no log stream");
-            std::thread::yield_now();
+            std::thread::park_timeout(Duration::from_millis(2));
         }
     }
 

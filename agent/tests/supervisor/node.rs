@@ -97,6 +97,8 @@ impl Node {
             state: self.state.clone(),
             cgroup_root: None,
             rlimit_only: false,
+            beside: None,
+            version: None,
         })
     }
 

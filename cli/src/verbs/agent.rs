@@ -37,6 +37,9 @@ pub(crate) struct Args {
     /// End the tasks, too, when the agent is told to stop; otherwise they run on
     #[arg(long)]
     stop_tasks: bool,
+    /// The version this agent says it is, to try an upgrade
+    #[arg(long, hide = true, value_name = "VERSION")]
+    as_version: Option<String>,
     /// The process this one ends with
     #[arg(long, hide = true, value_name = "PID")]
     die_with_parent: Option<u32>,
@@ -57,6 +60,7 @@ pub(crate) async fn run(session: &Session, args: &Args) -> Result<u8, Failure> {
         cgroup_root: args.cgroup_root.clone(),
         gpus: !args.no_gpus,
         stop_tasks: args.stop_tasks,
+        version: args.as_version.clone(),
         exe: None,
     };
     let stop = CancellationToken::new();

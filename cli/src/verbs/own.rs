@@ -1,13 +1,13 @@
-//! `gangsaw token`, `config`, `completions`: about this installation, without a scheduler.
+//! `gangsaw config`, `completions`: about this installation, without a scheduler.
 
 use std::os::unix::fs::DirBuilderExt as _;
 
 use serde_json::json;
 
-use crate::client::{credentials, host_and_port, normal, stored_token, untrusted};
+use crate::client::{credentials, host_and_port, normal, untrusted};
 use crate::fail::{Failure, bad_input};
 use crate::output::{object, print};
-use crate::session::{Session, token};
+use crate::session::Session;
 
 /// Which shell
 #[derive(Clone, Debug, clap::Args)]
@@ -15,17 +15,6 @@ pub(crate) struct Completions {
     /// The shell
     #[arg(value_enum)]
     shell: clap_complete::Shell,
-}
-
-/// Prints the token for the scheduler, for use with other clients.
-pub(crate) fn print_token(session: &Session) -> Result<u8, Failure> {
-    let address = session.address();
-    let Some(found) = token().or_else(|| stored_token(address)) else {
-        let hint = "start a scheduler there as this user, or set GANGSAW_TOKEN";
-        return Err(bad_input("no-token", format!("no token is known for {address}"), hint));
-    };
-    object(session.format, json!({ "server": address, "token": found }), || format!("{found}\n"))?;
-    Ok(0)
 }
 
 /// Print what is in force and where it comes from, or pin a scheduler's authority

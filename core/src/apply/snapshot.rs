@@ -2,6 +2,7 @@
 
 use crate::event::{Event, Restored};
 use crate::state::{Counters, State, UsedKey};
+use crate::token::Tokens;
 
 /// Returns compacted events whose fold from [`State::new`], at the state's own time, is `state`.
 pub fn snapshot_events(state: &State) -> Vec<Event> {
@@ -19,6 +20,7 @@ pub fn snapshot_events(state: &State) -> Vec<Event> {
         digest: used.digest,
         jobs: used.jobs.clone(),
     });
+    let tokens = (state.tokens != Tokens::default()).then(|| Restored::Tokens(Box::new(state.tokens.clone())));
     let Counters { job, lease, node, round } = state.counters;
     let counters = std::iter::once(Restored::Counters { job, lease, node, round });
     queues
@@ -28,6 +30,7 @@ pub fn snapshot_events(state: &State) -> Vec<Event> {
         .chain(gangs)
         .chain(leases)
         .chain(keys)
+        .chain(tokens)
         .chain(counters)
         .map(Event::Restored)
         .collect()
@@ -59,6 +62,7 @@ impl State {
                 let used = UsedKey { used_at: *used_at, digest: *digest, jobs: jobs.clone() };
                 self.insert_key(tenant, key, used);
             }
+            Restored::Tokens(tokens) => self.tokens = (**tokens).clone(),
             Restored::Counters { job, lease, node, round } => {
                 self.counters = Counters { job: *job, lease: *lease, node: *node, round: *round };
             }

@@ -97,6 +97,7 @@ impl History {
             | Event::LeasePreempted { .. }
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
+            | Event::Token(_)
             | Event::Restored(_) => Ok(()),
         }
     }

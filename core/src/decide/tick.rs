@@ -5,7 +5,7 @@ use super::scratch::{Scratch, infra_exit};
 use super::submit::KEY_KEPT;
 use crate::apply::CHUNK_LATE_AFTER;
 use crate::effect::Step;
-use crate::event::Event;
+use crate::event::{Event, TokenEvent};
 use crate::id::{JobId, LeaseId};
 use crate::job::record::Outcome;
 use crate::node::Node;
@@ -30,6 +30,9 @@ impl Decider<'_> {
         scratch.evictions();
         if self.state.index.keys.first().is_some_and(|(used, _, _)| *used + KEY_KEPT <= self.now) {
             scratch.event(Event::KeysExpired { used_until: Time(self.now.0.saturating_sub(KEY_KEPT.0)) });
+        }
+        if self.state.tokens.next_end().is_some_and(|end| end <= self.now) {
+            scratch.event(Event::Token(TokenEvent::Expired { until: self.now }));
         }
         for job in self.old_jobs() {
             scratch.event(Event::JobForgotten { job });
@@ -124,6 +127,7 @@ impl State {
         let key = index.keys.first().map(|(used, _, _)| *used + KEY_KEPT);
         let job = index.ended.first().map(|(ended, _)| *ended + JOB_KEPT);
         let eviction = index.evictions.first().map(|(at, _)| *at);
-        [lost, wake, chunk, gang, key, job, eviction].into_iter().flatten().min()
+        let token = self.tokens.next_end();
+        [lost, wake, chunk, gang, key, job, eviction, token].into_iter().flatten().min()
     }
 }

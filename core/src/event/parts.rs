@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use crate::event::Event;
-use crate::id::{Actor, IdempotencyKey, JobId, LeaseId, NodeId, RequestId, Tenant};
+use crate::id::{Actor, IdempotencyKey, JobId, LeaseId, NodeId, RequestId, Tenant, TokenId};
 use crate::job::body::{After, JobBody};
 use crate::job::spec::JobSpec;
 use crate::lease::{Gang, Lease, RankHold};
 use crate::node::NodeBody;
 use crate::queue::{Limits, QueueKey};
 use crate::time::Time;
+use crate::token::{ApiToken, Tokens};
 
 /// Who asked for a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +60,7 @@ impl Event {
             | Event::TenantSet { .. }
             | Event::RoundDecided { .. }
             | Event::ReportTaken { .. }
+            | Event::Token(_)
             | Event::Restored(_) => Vec::new(),
         }
     }
@@ -84,6 +86,30 @@ pub struct GangPart {
     pub node: NodeId,
     /// Its ranks, ascending.
     pub ranks: Vec<RankHold>,
+}
+
+/// An API token came or went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenEvent {
+    /// It was made.
+    Created {
+        /// Who asked.
+        by: By,
+        /// The token, without its secret.
+        token: Box<ApiToken>,
+    },
+    /// It admits nobody any more.
+    Revoked {
+        /// Who asked.
+        by: By,
+        /// Which.
+        token: TokenId,
+    },
+    /// Those that expire up to a time are gone.
+    Expired {
+        /// At or before.
+        until: Time,
+    },
 }
 
 /// A part of a snapshot: durable structures as they are, counters last.
@@ -124,6 +150,8 @@ pub enum Restored {
         /// The jobs it made.
         jobs: Vec<JobId>,
     },
+    /// Every API token, and the next one's number.
+    Tokens(Box<Tokens>),
     /// What the next ids are.
     Counters {
         /// Next job.

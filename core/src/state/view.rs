@@ -237,6 +237,7 @@ impl State {
             && self.queues == other.queues
             && self.tenants == other.tenants
             && self.keys == other.keys
+            && self.tokens == other.tokens
             && self.node_names == other.node_names
             && self.index.same_as(&other.index)
     }

@@ -1,14 +1,16 @@
-//! Whose jobs a request reaches: one's own, the tenant's, everybody's.
+//! Whose jobs a request reaches: one's own, the tenant's, everybody's; and the life of a token.
 
 use super::world::*;
-use crate::access::Reach;
+use crate::access::{Reach, Role};
 use crate::decide::decide;
 use crate::effect::{Effect, RefusalKind, Reply, Step};
-use crate::event::Event;
+use crate::event::{Event, TokenEvent};
 use crate::id::*;
 use crate::input::*;
 use crate::job::draft::{DependencyDraft, JobDraft, JobRefDraft};
 use crate::job::spec::{DependencyKind, JobSpec};
+use crate::time::{Millis, Time};
+use crate::token::{TOKENS_MAX, TokenDraft};
 
 /// Returns a request of `actor` of `tenant`.
 fn asking(actor: &str, tenant: &str, reach: Reach, input: Input) -> Request {
@@ -113,4 +115,80 @@ fn keys_and_queues_of_tenants_are_apart() {
     w.take(step);
     assert_eq!(reason(&decided(&w, "lab", submit("k2", None))), "queue-full");
     assert!(matches!(reply(&decided(&w, "other", submit("k2", None))), Reply::Submitted { .. }));
+}
+
+fn draft(life: Option<u64>) -> TokenDraft {
+    let (actor, user) = (Actor::new("bob").unwrap(), "bob".to_owned());
+    TokenDraft { actor, role: Role::Submitter, user, digest: [7; 32], life: life.map(Millis::seconds) }
+}
+
+fn made(w: &mut World, draft: TokenDraft) -> TokenId {
+    let step = decide(&w.state, w.now, &asking("root", "lab", Reach::Cluster, Input::CreateToken(draft)));
+    let Reply::TokenCreated(token) = reply(&step) else { panic!("{step:?}") };
+    let id = token.id;
+    w.take(step);
+    id
+}
+
+#[test]
+fn a_token_says_who_made_it_and_whose_it_is() {
+    let mut w = World::new();
+    let id = made(&mut w, draft(Some(60)));
+    let token = w.state.tokens().get(id).unwrap();
+    assert_eq!((token.actor.as_str(), token.tenant.as_str(), token.made_by.as_str()), ("bob", "lab", "root"));
+    assert_eq!((token.role, token.expires_at), (Role::Submitter, Some(Time(60_000))));
+    let Some(Event::Token(TokenEvent::Created { by, .. })) = w.log.last().map(|record| &record.event) else { panic!() };
+    assert_eq!((by.actor.as_str(), by.request_id.as_str()), ("root", "r7"));
+}
+
+#[test]
+fn a_token_expires_by_itself_and_a_revoked_one_is_gone_at_once() {
+    let mut w = World::new();
+    let (short, long, endless) =
+        (made(&mut w, draft(Some(60))), made(&mut w, draft(Some(90))), made(&mut w, draft(None)));
+    assert_eq!(w.state.next_wake(), Some(Time(60_000)));
+    w.at(59).tick();
+    assert_eq!(w.state.tokens().len(), 3);
+    w.at(60).tick();
+    assert!(w.state.tokens().get(short).is_none() && w.state.tokens().get(long).is_some());
+    let revoke = |w: &World, token| {
+        decide(&w.state, w.now, &asking("root", "lab", Reach::Cluster, Input::RevokeToken { token }))
+    };
+    let step = revoke(&w, endless);
+    w.take(step);
+    assert!(w.state.tokens().get(endless).is_none());
+    assert_eq!(reason(&revoke(&w, endless)), "unknown-token");
+    assert_eq!(w.state.next_wake(), Some(Time(90_000)));
+}
+
+#[test]
+fn a_tokens_number_is_never_used_again_not_even_after_a_snapshot() {
+    let mut w = World::new();
+    let first = made(&mut w, draft(None));
+    let step = decide(&w.state, w.now, &asking("root", "lab", Reach::Cluster, Input::RevokeToken { token: first }));
+    w.take(step);
+    let mut restored = crate::state::State::new();
+    for event in crate::apply::snapshot_events(&w.state) {
+        crate::apply::apply(&mut restored, w.now, &event);
+    }
+    w.state = restored;
+    assert_eq!(made(&mut w, draft(None)), TokenId(2));
+}
+
+#[test]
+fn a_token_that_makes_no_sense_is_refused_and_there_are_only_so_many() {
+    let mut w = World::new();
+    let decided =
+        |w: &World, draft| decide(&w.state, w.now, &asking("root", "lab", Reach::Cluster, Input::CreateToken(draft)));
+    for user in ["", "a:b", "../x", "bell\u{7}", &"x".repeat(65)] {
+        assert_eq!(reason(&decided(&w, TokenDraft { user: user.into(), ..draft(None) })), "bad-name", "{user}");
+    }
+    for life in [0, 3_651 * 86_400] {
+        assert_eq!(reason(&decided(&w, draft(Some(life)))), "out-of-range");
+    }
+    for _ in 0..TOKENS_MAX {
+        let step = decided(&w, draft(None));
+        step.events.iter().for_each(|event| crate::apply::apply(&mut w.state, w.now, event));
+    }
+    assert_eq!(reason(&decided(&w, draft(None))), "too-many-tokens");
 }

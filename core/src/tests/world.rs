@@ -360,6 +360,7 @@ pub(super) fn brief(event: &Event) -> String {
         Event::JobForgotten { job } => format!("forgot job {job}"),
         Event::KeysExpired { used_until } => format!("keys until {used_until} expired"),
         Event::QueueSet { queue, limits, .. } => format!("queue {} {limits:?}", queue.name),
+        Event::Token(change) => format!("{change:?}"),
         Event::TenantSet { tenant, limits, .. } => format!("tenant {tenant} {limits:?}"),
         Event::Restored(_) => "restored".into(),
     }

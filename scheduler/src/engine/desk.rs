@@ -189,6 +189,7 @@ impl Desk {
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
             | Event::ReportTaken { .. }
+            | Event::Token(_)
             | Event::Restored(_) => {}
         }
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use gangsaw_core::access::Reach;
-use gangsaw_core::effect::{Effect, Reply, Step};
+use gangsaw_core::effect::{Effect, RefusalKind, Reply, Step};
 use gangsaw_core::event::Event;
 use gangsaw_core::id::{Actor, LeaseId, NodeId, RequestId, Tenant};
 use gangsaw_core::input::{FactKind, Input, Request};
@@ -68,7 +68,14 @@ impl Running {
             return Err(Refusal::disk_full());
         }
         match self.decide(request, batch) {
-            Some(Reply::Refused(refusal)) => Err(refusal.into()),
+            Some(Reply::Refused(refusal)) => {
+                if refusal.kind == RefusalKind::Denied {
+                    let (actor, request_id) = (&request.actor, &request.request_id);
+                    self.metrics.denied.get_or_create(&[("reason", refusal.reason)]).inc();
+                    tracing::warn!(%actor, %request_id, reason = refusal.reason, "a change was denied");
+                }
+                Err(refusal.into())
+            }
             Some(Reply::Faults(faults)) => Err(faults.into()),
             Some(reply) => Ok(reply),
             None => Err(Refusal::invariant()),
@@ -225,7 +232,8 @@ fn grows(input: &Input) -> bool {
         | Input::Retry { .. }
         | Input::SetQueue { .. }
         | Input::SetTenant { .. }
-        | Input::Update { .. } => true,
+        | Input::Update { .. }
+        | Input::CreateToken(_) => true,
         Input::Cancel { .. }
         | Input::Hold { .. }
         | Input::Release { .. }
@@ -235,6 +243,7 @@ fn grows(input: &Input) -> bool {
         | Input::NodeInventory { .. }
         | Input::SetNode { .. }
         | Input::ForgetNode { .. }
+        | Input::RevokeToken { .. }
         | Input::Tick => false,
     }
 }

@@ -26,6 +26,10 @@ fn parts(folder: &Path) -> Parts {
     }
 }
 
+pub(super) fn started(folder: &Path) -> Engine {
+    Engine::start(parts(folder)).unwrap().0
+}
+
 fn asking(input: Input) -> Request {
     let (actor, tenant, request_id) = (Actor::new("ada").unwrap(), Tenant::default(), RequestId::new("r1").unwrap());
     Request { actor, tenant, reach: Reach::Tenant, request_id, input }

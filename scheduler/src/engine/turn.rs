@@ -12,7 +12,7 @@ use gangsaw_core::input::Request;
 use gangsaw_core::state::State;
 use gangsaw_core::time::Time;
 use gangsaw_proto::node::v1::attach_response::Message as ToNode;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::desk::{self, Desk, View};
 use super::refused::Refused;
@@ -21,6 +21,7 @@ use super::take::is_submit;
 use super::{Answer, EngineError, Message, Parts, Read};
 use crate::clock::{Clock, boot_ns, wall_ms};
 use crate::disk::DiskGuard;
+use crate::keyring::Keyring;
 use crate::metrics::Metrics;
 use crate::rpc::errors::Refusal;
 use crate::store::contract::{AppendError, Store};
@@ -58,6 +59,8 @@ pub(super) struct Running {
     pub(super) desk: Desk,
     pub(super) refused: Refused,
     pub(super) metrics: Arc<Metrics>,
+    /// The tokens in force, for the door.
+    pub(super) keys: watch::Sender<Arc<Keyring>>,
     pub(super) decide: Decide,
     /// Wall time of cluster time zero.
     pub(super) wall_base_ms: u64,
@@ -95,6 +98,7 @@ impl Running {
         let clock = Clock::resume(state.now().0, parts.loaded.last_wall_ms);
         let now = Now { time: Time(clock.now_ms()), wall_ms: wall_ms() };
         let desk = Desk::starting(&state, now.time);
+        let keys = watch::Sender::new(Arc::new(Keyring::new(state.tokens(), clock)));
         Running {
             state,
             store: parts.store,
@@ -104,6 +108,7 @@ impl Running {
             desk,
             refused: Refused::new(parts.refused_inputs),
             metrics: parts.metrics,
+            keys,
             decide,
             wall_base_ms: now.wall_ms.saturating_sub(now.time.0),
             idle: false,
@@ -244,6 +249,9 @@ impl Running {
     /// Performs and answers, now that everything the batch rests on is on disk.
     fn perform(&mut self, batch: &mut Batch) {
         let durable_ns = boot_ns();
+        if batch.events.iter().any(|event| matches!(event, Event::Token(_))) {
+            self.keys.send_modify(|keys| *keys = Arc::new(keys.follow(self.state.tokens())));
+        }
         let mut submits = batch.submits.iter().peekable();
         for (at, event) in batch.events.iter().enumerate() {
             let arrived = submits.next_if(|(index, _)| *index == at).map_or(durable_ns, |(_, arrived)| *arrived);

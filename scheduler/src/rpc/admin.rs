@@ -1,7 +1,7 @@
 //! admin.v1: nodes, queues, and what the scheduler itself is.
 
 use gangsaw_core::effect::Reply;
-use gangsaw_core::id::{NodeName, QueueName, Tenant};
+use gangsaw_core::id::{NodeName, QueueName, Tenant, TokenId};
 use gangsaw_core::input::{Change, Input};
 use gangsaw_core::time::Millis;
 use gangsaw_proto::admin::v1 as wire;
@@ -11,6 +11,7 @@ use tonic::{Request, Response, Status};
 use super::ask::{astray, invalid};
 use super::caller::{Person, person};
 use super::errors::Refusal;
+use super::tokens;
 use crate::engine::Engine;
 use crate::wire::{spec, terms, view};
 
@@ -105,10 +106,7 @@ impl AdminService for Admin {
     ) -> Result<Response<wire::SetQueueResponse>, Status> {
         let mut person = person(&request)?;
         let request = request.into_inner();
-        if !request.tenant.is_empty() {
-            person.tenant = Tenant::new(&request.tenant)
-                .map_err(|error| invalid("bad-name", format!("the tenant's name {error}")))?;
-        }
+        person.mean(&request.tenant)?;
         let name =
             QueueName::new(&request.name).map_err(|error| invalid("bad-name", format!("the queue's name {error}")))?;
         let input = Input::SetQueue {
@@ -119,6 +117,31 @@ impl AdminService for Admin {
         };
         self.done(&person, input).await?;
         Ok(Response::new(wire::SetQueueResponse {}))
+    }
+
+    async fn create_token(
+        &self,
+        request: Request<wire::CreateTokenRequest>,
+    ) -> Result<Response<wire::CreateTokenResponse>, Status> {
+        let person = person(&request)?;
+        Ok(Response::new(tokens::create(&self.engine, person, request.into_inner()).await?))
+    }
+
+    async fn list_tokens(
+        &self,
+        _request: Request<wire::ListTokensRequest>,
+    ) -> Result<Response<wire::ListTokensResponse>, Status> {
+        Ok(Response::new(tokens::list(&self.engine).await?))
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<wire::RevokeTokenRequest>,
+    ) -> Result<Response<wire::RevokeTokenResponse>, Status> {
+        let person = person(&request)?;
+        let token = TokenId(request.into_inner().token_id);
+        self.done(&person, Input::RevokeToken { token }).await?;
+        Ok(Response::new(wire::RevokeTokenResponse {}))
     }
 
     async fn list_tenants(

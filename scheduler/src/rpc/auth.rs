@@ -6,51 +6,109 @@
 //! Elsewhere: which path needs what is `rules`; making and comparing tokens is `token`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use gangsaw_core::access::{Reach, Role};
 use http::{HeaderMap, StatusCode, header};
+use tokio_util::sync::CancellationToken;
 
 use super::caller::{Caller, PeerNode, Person};
+use super::cut::cut;
 use super::errors::Refusal;
 use super::rules::{Rule, rule};
+use crate::clock::boot_ns;
+use crate::engine::Engine;
 use crate::metrics::Metrics;
 use crate::token::Token;
+
+/// Denials that are written down in one second; all are counted.
+const DENIALS_LOGGED: u32 = 10;
+/// Characters of a path in a line.
+const PATH_CHARS_LOGGED: usize = 128;
 
 /// What the door compares callers with.
 pub(crate) struct Gate {
     /// The state folder's token, and whose it is.
     pub(crate) folder: (Token, Person),
+    /// Where the tokens in force are.
+    pub(crate) engine: Engine,
     pub(crate) metrics: Arc<Metrics>,
+    /// How much is written down.
+    pub(crate) said: LogRate,
+}
+
+/// Keeps a flood of denials from becoming a flood of lines.
+#[derive(Debug, Default)]
+pub(crate) struct LogRate {
+    second: AtomicU64,
+    lines: AtomicU32,
+}
+
+impl LogRate {
+    /// Says whether a line may be written at `second`. Two threads at once may write one more.
+    fn allows(&self, second: u64) -> bool {
+        if self.second.swap(second, Ordering::Relaxed) != second {
+            self.lines.store(0, Ordering::Relaxed);
+        }
+        self.lines.fetch_add(1, Ordering::Relaxed) < DENIALS_LOGGED
+    }
+}
+
+/// A caller, and when what it opens must end early.
+type Found = (Caller, Option<CancellationToken>);
+
+/// A call that goes no further.
+#[derive(Debug)]
+struct Denial {
+    refusal: Refusal,
+    /// Whose call it was; empty if nobody knows.
+    who: String,
+}
+
+impl Denial {
+    fn new(refusal: Refusal, who: &str) -> Box<Denial> {
+        Box::new(Denial { refusal, who: who.to_owned() })
+    }
 }
 
 impl Gate {
     /// Finds who calls. Absent: nobody this scheduler knows.
-    fn caller(&self, request: &Request) -> Option<Caller> {
-        if let Some(presented) = bearer(request.headers()) {
-            let (token, owner) = &self.folder;
-            return token.admits(presented).then(|| Caller::Person(owner.clone()));
+    fn caller(&self, request: &Request) -> Option<Found> {
+        let Some(presented) = bearer(request.headers()) else {
+            return request.extensions().get::<PeerNode>().map(|node| (Caller::Agent(node.clone()), None));
+        };
+        let (token, owner) = &self.folder;
+        if token.admits(presented) {
+            return Some((Caller::Person(owner.clone()), None));
         }
-        request.extensions().get::<PeerNode>().cloned().map(Caller::Agent)
+        let admitted = self.engine.keys().admit(presented)?;
+        Some((Caller::Person(admitted.holder), Some(admitted.ended)))
     }
 
-    /// Finds the caller that a request goes on with, or why it does not. Absent: anybody may.
-    fn admitted(&self, request: &Request) -> Result<Option<Caller>, Refusal> {
+    /// Finds the caller that a request goes on with, or why it does not and whose it was. Absent: anybody may.
+    fn admitted(&self, request: &Request) -> Result<Option<Found>, Box<Denial>> {
         let path = request.uri().path();
         let rule = rule(path);
         if rule == Some(Rule::Open) {
             return Ok(None);
         }
-        let caller = self.caller(request).ok_or_else(Refusal::unauthenticated)?;
-        let rule = rule.ok_or_else(Refusal::no_such_call)?;
-        allowed(rule, caller).map(Some)
+        let (caller, ended) = self.caller(request).ok_or_else(|| Denial::new(Refusal::unauthenticated(), ""))?;
+        let name = caller.name().to_owned();
+        let allowed = rule.ok_or_else(Refusal::no_such_call).and_then(|rule| allowed(rule, caller));
+        allowed.map(|caller| Some((caller, ended))).map_err(|refusal| Denial::new(refusal, &name))
     }
 
-    fn denied(&self, path: &str, refusal: &Refusal) {
-        self.metrics.denied.get_or_create(&[("reason", refusal.label())]).inc();
-        tracing::warn!(path, reason = refusal.label(), "a call was denied");
+    fn denied(&self, path: &str, denial: &Denial) {
+        let (who, reason) = (denial.who.as_str(), denial.refusal.label());
+        self.metrics.denied.get_or_create(&[("reason", reason)]).inc();
+        if self.said.allows(boot_ns() / 1_000_000_000) {
+            // A path is the caller's own text: at most so much of it.
+            let path: String = path.chars().take(PATH_CHARS_LOGGED).collect();
+            tracing::warn!(path, who, reason, "a call was denied");
+        }
     }
 }
 
@@ -73,17 +131,17 @@ fn allowed(rule: Rule, caller: Caller) -> Result<Caller, Refusal> {
 /// Lets a request through that its path's rule admits.
 pub(crate) async fn admit(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
     match gate.admitted(&request) {
-        Ok(caller) => {
+        Ok(found) => {
             // Whatever a connection brought, only the door says who calls.
             request.extensions_mut().remove::<Caller>();
-            if let Some(caller) = caller {
-                request.extensions_mut().insert(caller);
-            }
-            next.run(request).await
+            let Some((caller, ended)) = found else { return next.run(request).await };
+            request.extensions_mut().insert(caller);
+            let response = next.run(request).await;
+            if let Some(ended) = ended { cut(response, ended) } else { response }
         }
-        Err(refusal) => {
-            gate.denied(request.uri().path(), &refusal);
-            refuse(request.headers(), refusal)
+        Err(denial) => {
+            gate.denied(request.uri().path(), &denial);
+            refuse(request.headers(), denial.refusal)
         }
     }
 }

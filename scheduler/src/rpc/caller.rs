@@ -23,6 +23,16 @@ pub(crate) enum Caller {
     Agent(PeerNode),
 }
 
+impl Caller {
+    /// Returns the caller's name, for what is written down.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Caller::Person(person) => person.actor.as_str(),
+            Caller::Agent(node) => node.name.as_str(),
+        }
+    }
+}
+
 /// A person or a program of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Person {
@@ -52,6 +62,15 @@ impl Person {
     pub(crate) fn request(&self, input: Input) -> Result<Request, Refusal> {
         let (actor, tenant, request_id) = (self.actor.clone(), self.tenant.clone(), ask::request_id()?);
         Ok(Request { actor, tenant, reach: self.reach, request_id, input })
+    }
+
+    /// Makes the person's request about another tenant, if it names one.
+    pub(crate) fn mean(&mut self, tenant: &str) -> Result<(), Refusal> {
+        if !tenant.is_empty() {
+            let bad = |error| ask::invalid("bad-name", format!("the tenant's name {error}"));
+            self.tenant = Tenant::new(tenant).map_err(bad)?;
+        }
+        Ok(())
     }
 
     /// Says whether jobs and queues of a tenant are shown to this person.

@@ -112,6 +112,18 @@ impl Refusal {
         Refusal::new(Code::Aborted, "late-hello", message, "")
     }
 
+    pub(crate) fn version_skew(agent: &str) -> Refusal {
+        let own = env!("CARGO_PKG_VERSION");
+        let message =
+            format!("the agent is version {agent} and the scheduler {own}; they may be one minor version apart");
+        Refusal::new(
+            Code::FailedPrecondition,
+            "version-skew",
+            message,
+            "upgrade the older one, a minor version at a time",
+        )
+    }
+
     pub(crate) fn missing(field: &'static str) -> Refusal {
         Refusal::new(Code::InvalidArgument, "missing-field", format!("the request lacks `{field}`"), "")
     }

@@ -11,6 +11,7 @@ use futures::Stream;
 use gangsaw_core::access::Reach;
 use gangsaw_core::id::{Actor, NodeId, Tenant};
 use gangsaw_core::input::{Input, Request as CoreRequest};
+use gangsaw_core::version::work_together;
 use gangsaw_proto::node::v1 as wire;
 use gangsaw_proto::node::v1::attach_request::Message as FromNode;
 use gangsaw_proto::node::v1::node_service_server::NodeService;
@@ -64,6 +65,9 @@ impl NodeService for Nodes {
             tracing::info!(node = %hello.node_name, peer = %peer.address, tls = peer.tls, "a node dials");
         }
         speaks_for(caller.as_ref(), &hello.node_name, Some(&hello.node_uuid))?;
+        if !work_together(&hello.agent_version, env!("CARGO_PKG_VERSION")) {
+            return Err(Refusal::version_skew(&hello.agent_version).into());
+        }
         let session = SESSION.fetch_add(1, Ordering::Relaxed);
         let (out, messages) = mpsc::channel(SESSION_QUEUE);
         let reader = Reader { engine: self.engine.clone(), session, out: out.downgrade() };

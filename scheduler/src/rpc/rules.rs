@@ -40,6 +40,9 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("/gangsaw.admin.v1.AdminService/ForgetNode", ADMIN),
     ("/gangsaw.admin.v1.AdminService/ListQueues", LOOK),
     ("/gangsaw.admin.v1.AdminService/SetQueue", ADMIN),
+    ("/gangsaw.admin.v1.AdminService/CreateToken", ADMIN),
+    ("/gangsaw.admin.v1.AdminService/ListTokens", ADMIN),
+    ("/gangsaw.admin.v1.AdminService/RevokeToken", ADMIN),
     ("/gangsaw.admin.v1.AdminService/ListTenants", Rule::Person(Role::Operator, Reach::Cluster)),
     ("/gangsaw.admin.v1.AdminService/SetTenant", ADMIN),
     ("/gangsaw.admin.v1.AdminService/GetServer", LOOK),
@@ -85,7 +88,7 @@ mod tests {
     #[test]
     fn every_rpc_has_exactly_one_rule() {
         let described = described();
-        assert!(described.len() >= 18, "{described:?}");
+        assert!(described.len() >= 21, "{described:?}");
         for path in &described {
             assert_eq!(RULES.iter().filter(|(known, _)| known == path).count(), 1, "{path}");
         }

@@ -162,7 +162,8 @@ impl Projection {
             | Event::ElementsRetried { job, .. } => {
                 self.jobs.insert(*job);
             }
-            Event::JobCancelled { job, .. } => self.cancelled(state, *job),
+            Event::JobCancelled { job, .. } => self.stopping(state, *job),
+            Event::LeasePreempted { job, .. } => self.stopping(state, *job),
             Event::JobForgotten { job } => {
                 self.jobs.remove(job);
             }
@@ -171,6 +172,8 @@ impl Projection {
             | Event::NodeInventoryChanged { node, .. }
             | Event::NodeSilenced { node }
             | Event::NodeModeSet { node, .. }
+            | Event::NodeEvicted { node }
+            | Event::NodeClearing { node, .. }
             | Event::NodeForgotten { node, .. } => {
                 self.nodes.insert(*node);
             }
@@ -218,6 +221,7 @@ impl Projection {
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
             | Event::ReportTaken { .. }
+            | Event::Token(_)
             | Event::Restored(_) => {}
         }
     }
@@ -241,8 +245,8 @@ impl Projection {
         }
     }
 
-    /// A cancelled job's attempts are being stopped now.
-    fn cancelled(&mut self, state: &State, id: JobId) {
+    /// Some of a job's attempts are being stopped now.
+    fn stopping(&mut self, state: &State, id: JobId) {
         self.jobs.insert(id);
         let Some(job) = state.job(id) else { return };
         for lease in job.leases.iter().filter_map(|lease| state.lease(*lease)).filter(|lease| lease.revoke.is_some()) {
@@ -305,6 +309,9 @@ fn lease(event: &Event) -> Option<LeaseId> {
         | Event::NodeInventoryChanged { .. }
         | Event::NodeSilenced { .. }
         | Event::NodeModeSet { .. }
+        | Event::NodeEvicted { .. }
+        | Event::NodeClearing { .. }
+        | Event::LeasePreempted { .. }
         | Event::NodeForgotten { .. }
         | Event::QueueSet { .. }
         | Event::TenantSet { .. }
@@ -317,6 +324,7 @@ fn lease(event: &Event) -> Option<LeaseId> {
         | Event::LeaseTrimmed { .. }
         | Event::NodeExcluded { .. }
         | Event::ReportTaken { .. }
+        | Event::Token(_)
         | Event::Restored(_) => None,
     }
 }

@@ -1,5 +1,6 @@
 //! Enums that mean the same on the wire, in the log and in the core.
 
+use gangsaw_core::access::Role;
 use gangsaw_core::job::record::{ElementState, EndState, Outcome};
 use gangsaw_core::job::spec::DependencyKind;
 use gangsaw_core::lease::RevokeReason;
@@ -142,6 +143,27 @@ pub(crate) fn mode_from(number: i32) -> Option<NodeMode> {
         Ok(admin::v1::NodeMode::Cordoned) => Some(NodeMode::Cordoned),
         Ok(admin::v1::NodeMode::Draining) => Some(NodeMode::Draining),
         Ok(admin::v1::NodeMode::Unspecified) | Err(_) => None,
+    }
+}
+
+/// Returns a role.
+pub(crate) fn role(role: Role) -> admin::v1::Role {
+    match role {
+        Role::Viewer => admin::v1::Role::Viewer,
+        Role::Submitter => admin::v1::Role::Submitter,
+        Role::Operator => admin::v1::Role::Operator,
+        Role::Admin => admin::v1::Role::Admin,
+    }
+}
+
+/// Reads a role; unspecified is none.
+pub(crate) fn role_from(number: i32) -> Option<Role> {
+    match admin::v1::Role::try_from(number) {
+        Ok(admin::v1::Role::Viewer) => Some(Role::Viewer),
+        Ok(admin::v1::Role::Submitter) => Some(Role::Submitter),
+        Ok(admin::v1::Role::Operator) => Some(Role::Operator),
+        Ok(admin::v1::Role::Admin) => Some(Role::Admin),
+        Ok(admin::v1::Role::Unspecified) | Err(_) => None,
     }
 }
 

@@ -125,7 +125,7 @@ impl Agent {
 
     /// Attaches with a Hello that was said at `said_ms` and may be late.
     pub(crate) async fn attach_late(clients: &Clients, name: &str, said_ms: u64) -> Result<Agent, Status> {
-        Agent::attach_with(clients, (name, &format!("uuid-{name}")), Vec::new(), said_ms).await
+        Agent::attach_with(clients, (name, &format!("uuid-{name}")), Vec::new(), (said_ms, "test")).await
     }
 
     pub(crate) async fn try_attach(
@@ -134,19 +134,24 @@ impl Agent {
         uuid: &str,
         leases: Vec<node::HeldLease>,
     ) -> Result<Agent, Status> {
-        Agent::attach_with(clients, (name, uuid), leases, 0).await
+        Agent::attach_with(clients, (name, uuid), leases, (0, "test")).await
+    }
+
+    /// Attaches as an agent of this version.
+    pub(crate) async fn attach_as(clients: &Clients, name: &str, version: &str) -> Result<Agent, Status> {
+        Agent::attach_with(clients, (name, &format!("uuid-{name}")), Vec::new(), (0, version)).await
     }
 
     async fn attach_with(
         clients: &Clients,
         (name, uuid): (&str, &str),
         leases: Vec<node::HeldLease>,
-        said_ms: u64,
+        (said_ms, version): (u64, &str),
     ) -> Result<Agent, Status> {
         let (out, messages) = mpsc::channel(64);
         let hello = node::Hello {
             node_name: name.to_owned(),
-            agent_version: "test".to_owned(),
+            agent_version: version.to_owned(),
             node_uuid: uuid.to_owned(),
             boot_id: "boot".to_owned(),
             inventory: Some(node::Inventory {

@@ -52,7 +52,7 @@ async fn every_rpc_but_health_needs_the_token() {
 }
 
 /// Returns status line and body of a plain GET.
-async fn http(scheduler: &Scheduler, path: &str, token: Option<&str>) -> (String, String) {
+pub(crate) async fn http(scheduler: &Scheduler, path: &str, token: Option<&str>) -> (String, String) {
     let mut stream = tokio::net::TcpStream::connect(scheduler.address).await.unwrap();
     let auth = token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{auth}\r\n");

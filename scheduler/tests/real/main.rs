@@ -8,7 +8,9 @@ mod door;
 mod kill;
 mod lead;
 mod logs;
+mod people;
 mod rows;
 #[path = "../../src/store/tests/server.rs"]
 mod server;
+mod silence;
 mod straight_path;

@@ -36,12 +36,14 @@ pub(super) const EVENTS: &[&str] = &[
     "FenceConfirmed",
     "NodeExcluded",
     "ReportTaken",
+    "Token",
     "Restored",
 ];
 pub(super) const OUTCOMES: &[&str] = &["Ok", "Failed", "Oom", "Timeout", "Preempted", "Infra", "Cancelled", "Fenced"];
-pub(super) const RESTORED: &[&str] = &["Queue", "Tenant", "Node", "Job", "Gang", "Lease", "Key", "Counters"];
+pub(super) const RESTORED: &[&str] = &["Queue", "Tenant", "Node", "Job", "Gang", "Lease", "Key", "Tokens", "Counters"];
 pub(super) const EFFECTS: &[&str] = &["Reply", "Grant", "Start", "Revoke", "Trim", "AckReport"];
-pub(super) const REPLIES: &[&str] = &["Submitted", "Faults", "Refused", "Cancelled", "Retried", "Done", "Welcome"];
+pub(super) const REPLIES: &[&str] =
+    &["Submitted", "Faults", "Refused", "Cancelled", "Retried", "TokenCreated", "Done", "Welcome"];
 pub(super) const INPUTS: &[&str] = &[
     "Submit",
     "Cancel",
@@ -56,6 +58,8 @@ pub(super) const INPUTS: &[&str] = &[
     "SetNode",
     "ForgetNode",
     "SetQueue",
+    "CreateToken",
+    "RevokeToken",
     "SetTenant",
     "Tick",
 ];

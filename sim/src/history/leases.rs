@@ -2,9 +2,17 @@
 
 use gangsaw_core::id::{Attempt, Index, JobId, LeaseId, NodeId, Rank};
 
-use super::{History, LeaseTrack};
+use super::{Check, History, LeaseTrack};
 
 impl History {
+    /// Nothing is taken under the lease any more.
+    pub(super) fn fence(&mut self, lease: LeaseId) -> Check {
+        if let Some(track) = self.leases.get_mut(&lease) {
+            track.fenced = true;
+        }
+        Ok(())
+    }
+
     /// A rank, or all of a lease, is gone: its devices are free.
     pub(super) fn release(&mut self, lease: LeaseId, rank: Option<Rank>) {
         let Some(track) = self.leases.get(&lease) else { return };
@@ -55,4 +63,9 @@ impl LeaseTrack {
         let live = u64::from(last - first) + 1;
         Self { job, node, first, last, attempt, head, devices: Vec::new(), live, slots, fenced: false }
     }
+}
+
+/// Says what is wrong, unless `holds`.
+pub(super) fn held(holds: bool, what: impl FnOnce() -> String) -> Check {
+    if holds { Ok(()) } else { Err(what()) }
 }

@@ -70,10 +70,16 @@ impl Meter {
 /// The open logs of the jobs that run here.
 #[derive(Debug, Default)]
 pub(crate) struct Logs {
+    generation: u32,
     open: BTreeMap<(u64, Stream), Segment>,
 }
 
 impl Logs {
+    /// The logs that the supervisor of this generation writes.
+    pub(crate) fn new(generation: u32) -> Self {
+        Self { generation, open: BTreeMap::new() }
+    }
+
     /// Keeps what the meter lets through of `bytes`, and counts the rest. A fault of the disk is a drop, never an error.
     pub(crate) fn write(&mut self, at: &Place<'_>, meter: &mut Meter, now_us: u64, wall_ms: u64, bytes: &[u8]) {
         let slot = at.stream as usize;
@@ -107,7 +113,7 @@ impl Logs {
         use std::collections::btree_map::Entry;
         match self.open.entry((at.job_id, at.stream)) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
-            Entry::Vacant(entry) => Ok(entry.insert(Segment::open(at.folder, at.stream)?)),
+            Entry::Vacant(entry) => Ok(entry.insert(Segment::open(at.folder, at.stream, self.generation)?)),
         }
     }
 }
@@ -133,10 +139,11 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    pub(super) fn open(folder: &Path, stream: Stream) -> io::Result<Self> {
+    pub(super) fn open(folder: &Path, stream: Stream, generation: u32) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let open = |suffix| {
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(stream.file(folder, suffix))
+            let file = stream.file(folder, generation, suffix);
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file)
         };
         let (mut data, mut index): (File, File) = (open("log")?, open("idx")?);
         let offset = data.seek(SeekFrom::End(0))?;

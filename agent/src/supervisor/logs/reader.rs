@@ -81,6 +81,7 @@ pub struct LogReader {
 #[derive(Debug)]
 struct Cursor {
     stream: Stream,
+    generation: u32,
     files: Option<(File, File)>,
     number: u64,
     /// Bytes of the record that were given out already; it may have grown since.
@@ -99,11 +100,10 @@ impl LogReader {
         fs::create_dir_all(&parent)?;
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         inotify::add_watch(&watch, &parent, inotify::WatchFlags::CREATE)?;
-        let streams = query.stream.map_or_else(|| Stream::ALL.to_vec(), |stream| vec![stream]);
-        let cursors =
-            streams.into_iter().map(|stream| Cursor { stream, files: None, number: 0, consumed: 0 }).collect();
+        let cursors = Vec::new();
         let mut reader = Self { folder, query, newest: BTreeMap::new(), cursors, watch, watches_job: false };
         reader.watch_job();
+        reader.find_files();
         if reader.query.attempt == 0 {
             reader.learn_attempts()?;
         }
@@ -119,13 +119,9 @@ impl LogReader {
     /// When a file cannot be read.
     #[expect(clippy::should_implement_trait, reason = "None is not the end: more may come, and a read may fail")]
     pub fn next(&mut self) -> io::Result<Option<LogChunk>> {
-        let mut best: Option<(usize, Record)> = None;
-        for which in 0..self.cursors.len() {
-            if let Some(record) = self.peek(which)?
-                && best.is_none_or(|(_, other)| record.wall_ms < other.wall_ms)
-            {
-                best = Some((which, record));
-            }
+        let mut best = self.oldest()?;
+        if best.is_none() && self.find_files() {
+            best = self.oldest()?;
         }
         best.map(|(which, record)| self.take(which, &record)).transpose()
     }
@@ -157,6 +153,32 @@ impl LogReader {
             while rustix::io::read(&self.watch, &mut events[..]).is_ok_and(|length| length == events.len()) {}
         }
         Ok(self.watch_job() || ready)
+    }
+
+    /// Begins with the files that have come since the last look; false when none has.
+    fn find_files(&mut self) -> bool {
+        let before = self.cursors.len();
+        for stream in Stream::ALL.into_iter().filter(|stream| self.query.stream.is_none_or(|only| only == *stream)) {
+            for generation in stream.generations(&self.folder) {
+                if !self.cursors.iter().any(|cursor| (cursor.stream, cursor.generation) == (stream, generation)) {
+                    self.cursors.push(Cursor { stream, generation, files: None, number: 0, consumed: 0 });
+                }
+            }
+        }
+        self.cursors.len() > before
+    }
+
+    /// The cursor whose next record is the oldest.
+    fn oldest(&mut self) -> io::Result<Option<(usize, Record)>> {
+        let mut best: Option<(usize, Record)> = None;
+        for which in 0..self.cursors.len() {
+            if let Some(record) = self.peek(which)?
+                && best.is_none_or(|(_, other)| record.wall_ms < other.wall_ms)
+            {
+                best = Some((which, record));
+            }
+        }
+        Ok(best)
     }
 
     /// Watches the job's folder once it exists; true when that is new.
@@ -308,7 +330,7 @@ impl Cursor {
     /// The index and the data, once both exist.
     fn open(&mut self, folder: &Path) -> io::Result<Option<&(File, File)>> {
         if self.files.is_none() {
-            let open = |suffix| match File::open(self.stream.file(folder, suffix)) {
+            let open = |suffix| match File::open(self.stream.file(folder, self.generation, suffix)) {
                 Ok(file) => Ok(Some(file)),
                 Err(fault) if fault.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(fault) => Err(fault),

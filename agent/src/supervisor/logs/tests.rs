@@ -9,7 +9,7 @@ use super::*;
 const TAG: Tag = Tag { index: 1, rank: 2, attempt: 3 };
 
 fn records(folder: &Path) -> Vec<Record> {
-    let index = File::open(Stream::Stdout.file(folder, "idx")).unwrap();
+    let index = File::open(Stream::Stdout.file(folder, 0, "idx")).unwrap();
     (0..).map_while(|number| record_at(&index, number).unwrap()).map(Option::unwrap).collect()
 }
 
@@ -28,7 +28,7 @@ fn record_survives_encoding_and_a_flipped_bit_is_seen() {
 #[test]
 fn last_record_grows_for_one_task_for_a_short_time_only() {
     let folder = tempfile::tempdir().unwrap();
-    let mut segment = Segment::open(folder.path(), Stream::Stdout).unwrap();
+    let mut segment = Segment::open(folder.path(), Stream::Stdout, 0).unwrap();
     segment.append(TAG, b"ab", 0, 1000).unwrap();
     segment.append(TAG, b"cd", 0, 1000 + pump::GROW_MS - 1).unwrap();
     segment.append(TAG, b"ef", 0, 1000 + pump::GROW_MS).unwrap();
@@ -43,14 +43,14 @@ fn last_record_grows_for_one_task_for_a_short_time_only() {
 #[test]
 fn reopened_segment_skips_bytes_without_a_record_and_half_a_record() {
     let folder = tempfile::tempdir().unwrap();
-    Segment::open(folder.path(), Stream::Stdout).unwrap().append(TAG, b"ab", 0, 1).unwrap();
+    Segment::open(folder.path(), Stream::Stdout, 0).unwrap().append(TAG, b"ab", 0, 1).unwrap();
     let append = |suffix, bytes: &[u8]| {
-        let path = Stream::Stdout.file(folder.path(), suffix);
+        let path = Stream::Stdout.file(folder.path(), 0, suffix);
         OpenOptions::new().append(true).open(path).unwrap().write_all(bytes).unwrap();
     };
     append("log", b"lost");
     append("idx", &[0; RECORD / 2]);
-    Segment::open(folder.path(), Stream::Stdout).unwrap().append(TAG, b"cd", 0, 1).unwrap();
+    Segment::open(folder.path(), Stream::Stdout, 0).unwrap().append(TAG, b"cd", 0, 1).unwrap();
     let seen: Vec<(u64, u32)> = records(folder.path()).iter().map(|r| (r.offset, r.length)).collect();
     assert_eq!(seen, [(0, 2), (6, 2)]);
 }

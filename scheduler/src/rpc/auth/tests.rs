@@ -44,38 +44,53 @@ fn the_reach_is_the_rules_below_operator_and_the_cluster_from_there() {
     }
 }
 
-fn gate() -> Gate {
-    let dir = tempfile::tempdir().unwrap();
+fn gate(dir: &std::path::Path) -> Gate {
     let Caller::Person(owner) = person(Role::Admin) else { unreachable!() };
-    Gate { folder: (Token::of_folder(dir.path()).unwrap(), owner), metrics: Arc::default() }
+    let engine = crate::engine::for_tests(dir);
+    let folder = (Token::of_folder(dir).unwrap(), owner);
+    Gate { folder, engine, metrics: Arc::default(), said: LogRate::default() }
 }
 
 fn call(path: &str) -> Request {
     Request::builder().uri(path).body(axum::body::Body::empty()).unwrap()
 }
 
+fn reason(gate: &Gate, request: &Request) -> String {
+    gate.admitted(request).map(|_| ()).unwrap_err().refusal.reason.into_owned()
+}
+
 #[test]
 fn a_certificate_admits_an_agent_and_a_wrong_token_beside_it_does_not() {
-    let gate = gate();
+    let dir = tempfile::tempdir().unwrap();
+    let gate = gate(dir.path());
     let attach = "/gangsaw.node.v1.NodeService/Attach";
     let Caller::Agent(node) = agent() else { unreachable!() };
     let mut request = call(attach);
-    assert_eq!(gate.admitted(&request).unwrap_err().reason, "unauthenticated");
+    assert_eq!(reason(&gate, &request), "unauthenticated");
     request.extensions_mut().insert(node.clone());
-    assert_eq!(gate.admitted(&request).unwrap(), Some(agent()));
+    let (caller, _) = gate.admitted(&request).unwrap().unwrap();
+    assert_eq!(caller, agent());
     request.headers_mut().insert(header::AUTHORIZATION, "Bearer 00".parse().unwrap());
-    assert_eq!(gate.admitted(&request).unwrap_err().reason, "unauthenticated");
+    assert_eq!(reason(&gate, &request), "unauthenticated");
     let mut cancel = call("/gangsaw.jobs.v1.JobsService/Cancel");
     cancel.extensions_mut().insert(node);
-    assert_eq!(gate.admitted(&cancel).unwrap_err().reason, "not-a-person");
+    assert_eq!(reason(&gate, &cancel), "not-a-person");
 }
 
 #[test]
 fn a_path_without_a_rule_is_denied_even_to_an_admin() {
-    let gate = gate();
+    let dir = tempfile::tempdir().unwrap();
+    let gate = gate(dir.path());
     let mut request = call("/gangsaw.jobs.v1.JobsService/NoSuch");
-    assert_eq!(gate.admitted(&request).unwrap_err().reason, "unauthenticated");
+    assert_eq!(reason(&gate, &request), "unauthenticated");
     let token = format!("bearer {}", gate.folder.0.secret());
     request.headers_mut().insert(header::AUTHORIZATION, token.parse().unwrap());
-    assert_eq!(gate.admitted(&request).unwrap_err().reason, "no-such-call");
+    assert_eq!(reason(&gate, &request), "no-such-call");
+}
+
+#[test]
+fn a_flood_of_denials_is_counted_and_mostly_not_written_down() {
+    let rate = LogRate::default();
+    let lines = |second| (0..1_000).filter(|_| rate.allows(second)).count();
+    assert_eq!([lines(7), lines(7), lines(8)], [10, 0, 10]);
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use gangsaw_core::event::{By, NewJob};
-use gangsaw_core::id::{Actor, DeviceId, JobId, NodeId, QueueName, RequestId, Tenant};
+use gangsaw_core::id::{Actor, DeviceId, JobId, NodeId, QueueName, RequestId, Tenant, TokenId};
 use gangsaw_core::job::body::{After, CancelCause, DeviceChoice, DeviceCode, Standing};
 use gangsaw_core::job::record::{Cause, Exit, Next, Outcome, RetryClass};
 use gangsaw_core::lease::{Master, RankHold};
 use gangsaw_core::queue::{Limits, QueueKey};
 use gangsaw_core::ranges::RangeSet;
 use gangsaw_core::time::Time;
+use gangsaw_core::token::ApiToken;
 use gangsaw_proto::log::v1 as log;
 
 use crate::wire::{Malformed, need, spec, terms};
@@ -237,6 +238,35 @@ pub(super) fn next_from(next: Option<log::Next>) -> Result<Next, Malformed> {
         log::RetryClass::Requeue => RetryClass::Requeue,
     };
     Ok(Next::Retry { class, not_before: Time(next.not_before_ms) })
+}
+
+pub(super) fn token(token: &ApiToken) -> log::ApiToken {
+    log::ApiToken {
+        token_id: token.id.0,
+        actor: token.actor.to_string(),
+        tenant: token.tenant.to_string(),
+        role: terms::role(token.role).into(),
+        user: token.user.clone(),
+        digest: token.digest.to_vec(),
+        made_by: token.made_by.to_string(),
+        made_at_ms: token.made_at.0,
+        expires_at_ms: token.expires_at.map(|at| at.0),
+    }
+}
+
+pub(super) fn token_from(token: log::ApiToken) -> Result<ApiToken, Malformed> {
+    let actor = |name: &str| Actor::new(name).map_err(|_| Malformed("actor"));
+    Ok(ApiToken {
+        id: TokenId(token.token_id),
+        actor: actor(&token.actor)?,
+        tenant: Tenant::new(&token.tenant).map_err(|_| Malformed("tenant"))?,
+        role: need(terms::role_from(token.role), "role")?,
+        user: token.user,
+        digest: token.digest.try_into().map_err(|_| Malformed("digest"))?,
+        made_by: actor(&token.made_by)?,
+        made_at: Time(token.made_at_ms),
+        expires_at: token.expires_at_ms.map(Time),
+    })
 }
 
 /// Reads a node's number; zero is none.

@@ -1,8 +1,9 @@
 //! From a stored message to its event.
 
-use gangsaw_core::event::{Event as E, GangPart, Restored};
-use gangsaw_core::id::{IdempotencyKey, JobId, LeaseId, NodeId, NodeName, QueueName, Tenant};
+use gangsaw_core::event::{Event as E, GangPart, Restored, TokenEvent};
+use gangsaw_core::id::{IdempotencyKey, JobId, LeaseId, NodeId, NodeName, QueueName, Tenant, TokenId};
 use gangsaw_core::time::{Millis, Time};
+use gangsaw_core::token::Tokens;
 use gangsaw_proto::log::v1 as log;
 use gangsaw_proto::log::v1::record::Event as W;
 
@@ -103,6 +104,12 @@ fn ending(event: W) -> Result<E, Malformed> {
             let (job, node) = (JobId(m.job_id), NodeId(m.node_id));
             E::NodeExcluded { job, node, until: Time(m.until_ms), reason: m.reason }
         }
+        W::TokenCreated(m) => {
+            let token = Box::new(part::token_from(need(m.token, "token")?)?);
+            E::Token(TokenEvent::Created { by: by_from(m.by)?, token })
+        }
+        W::TokenRevoked(m) => E::Token(TokenEvent::Revoked { by: by_from(m.by)?, token: TokenId(m.token_id) }),
+        W::TokensExpired(m) => E::Token(TokenEvent::Expired { until: Time(m.until_ms) }),
         W::ReportTaken(m) => E::ReportTaken { node: NodeId(m.node_id), seq: m.report },
         other => E::Restored(restored(other)?),
     })
@@ -128,6 +135,10 @@ fn restored(event: W) -> Result<Restored, Malformed> {
             digest: m.digest,
             jobs: m.jobs.into_iter().map(JobId).collect(),
         },
+        W::RestoredTokens(m) => {
+            let all = all(m.tokens, part::token_from)?;
+            Restored::Tokens(Box::new(Tokens::restored(TokenId(m.next), all)))
+        }
         W::RestoredCounters(m) => Restored::Counters { job: m.job, lease: m.lease, node: m.node, round: m.round },
         _ => return Err(Malformed("event")),
     })

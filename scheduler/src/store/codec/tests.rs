@@ -4,9 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use gangsaw_core::event::{By, GangPart, NewJob, Restored};
+use gangsaw_core::access::Role;
+use gangsaw_core::event::{By, GangPart, NewJob, Restored, TokenEvent};
 use gangsaw_core::id::{
-    Actor, DeviceId, IdempotencyKey, JobId, JobName, LeaseId, NodeId, NodeName, QueueName, RequestId, Tenant,
+    Actor, DeviceId, IdempotencyKey, JobId, JobName, LeaseId, NodeId, NodeName, QueueName, RequestId, Tenant, TokenId,
 };
 use gangsaw_core::job::body::{After, CancelCause, DeviceChoice, DeviceCode, Excluded, JobBody, Standing};
 use gangsaw_core::job::record::{
@@ -22,6 +23,7 @@ use gangsaw_core::queue::{Limits, QueueKey};
 use gangsaw_core::ranges::RangeSet;
 use gangsaw_core::resources::{Demand, Device, Inventory};
 use gangsaw_core::time::Millis;
+use gangsaw_core::token::{ApiToken, Tokens};
 use proptest::prelude::*;
 
 use super::*;
@@ -441,8 +443,24 @@ impl Maker {
     }
 }
 
+impl Maker {
+    fn token(&mut self) -> ApiToken {
+        ApiToken {
+            id: TokenId(self.small()),
+            actor: self.by().actor,
+            tenant: self.tenant(),
+            role: self.pick(&Role::ALL),
+            user: self.text(),
+            digest: [self.small().to_le_bytes()[0]; 32],
+            made_by: self.by().actor,
+            made_at: self.time(),
+            expires_at: self.maybe(Maker::time),
+        }
+    }
+}
+
 /// Variants there are, those of snapshots among them.
-const VARIANTS: usize = 43;
+const VARIANTS: usize = 47;
 
 /// Returns a variant's number: a new one does not build until it is made below.
 fn variant(event: &Event) -> usize {
@@ -485,6 +503,10 @@ fn variant(event: &Event) -> usize {
         Event::Restored(Restored::Lease(_)) => 35,
         Event::Restored(Restored::Key { .. }) => 36,
         Event::Restored(Restored::Counters { .. }) => 37,
+        Event::Token(TokenEvent::Created { .. }) => 43,
+        Event::Token(TokenEvent::Revoked { .. }) => 44,
+        Event::Token(TokenEvent::Expired { .. }) => 45,
+        Event::Restored(Restored::Tokens(_)) => 46,
         Event::TenantSet { .. } => 38,
         Event::NodeEvicted { .. } => 40,
         Event::NodeClearing { .. } => 41,
@@ -628,6 +650,14 @@ fn event(number: usize, m: &mut Maker) -> Event {
             node: m.small(),
             round: m.number(),
         }),
+        43 => Event::Token(TokenEvent::Created { by: m.by(), token: Box::new(m.token()) }),
+        44 => Event::Token(TokenEvent::Revoked { by: m.by(), token: TokenId(m.small()) }),
+        45 => Event::Token(TokenEvent::Expired { until: m.time() }),
+        46 => {
+            let all = m.many(Maker::token);
+            let next = all.iter().map(|token| token.id.0).max().unwrap_or(0).saturating_add(m.small() % 3);
+            Event::Restored(Restored::Tokens(Box::new(Tokens::restored(TokenId(next), all))))
+        }
         38 => Event::TenantSet { by: m.by(), tenant: m.tenant(), limits: m.limits() },
         39 => Event::Restored(Restored::Tenant { tenant: m.tenant(), limits: m.limits() }),
         40 => Event::NodeEvicted { node: m.node() },

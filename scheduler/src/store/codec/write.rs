@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use gangsaw_core::event::{By, Event as E, GangPart, NewJob, Restored};
+use gangsaw_core::event::{By, Event as E, GangPart, NewJob, Restored, TokenEvent};
 use gangsaw_core::id::{IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Tenant};
 use gangsaw_core::job::body::{After, CancelCause};
 use gangsaw_core::job::record::{Exit, Outcome};
@@ -85,6 +85,7 @@ pub(super) fn event(event: &E) -> W {
         }
         E::NodeExcluded { job, node, until, reason } => W::NodeExcluded(body::excluded(job.0, *node, *until, reason)),
         E::ReportTaken { node, seq } => W::ReportTaken(log::ReportTaken { node_id: node.0, report: *seq }),
+        E::Token(change) => token_event(change),
         E::Restored(part) => restored(part),
     }
 }
@@ -151,6 +152,16 @@ fn queue_set(who: &By, queue: &QueueKey, limits: Limits) -> W {
     W::QueueSet(log::QueueSet { by: by(who), tenant, queue, limits: part::limits(limits) })
 }
 
+fn token_event(change: &TokenEvent) -> W {
+    match change {
+        TokenEvent::Created { by: who, token } => {
+            W::TokenCreated(log::TokenCreated { by: by(who), token: Some(part::token(token)) })
+        }
+        TokenEvent::Revoked { by: who, token } => W::TokenRevoked(log::TokenRevoked { by: by(who), token_id: token.0 }),
+        TokenEvent::Expired { until } => W::TokensExpired(log::TokensExpired { until_ms: until.0 }),
+    }
+}
+
 fn tenant_set(who: &By, tenant: &Tenant, limits: Limits) -> W {
     W::TenantSet(log::TenantSet { by: by(who), tenant: tenant.to_string(), limits: part::limits(limits) })
 }
@@ -197,6 +208,10 @@ fn restored(part: &Restored) -> W {
             used_at_ms: used_at.0,
             digest: *digest,
             jobs: jobs.iter().map(|job| job.0).collect(),
+        }),
+        Restored::Tokens(tokens) => W::RestoredTokens(log::RestoredTokens {
+            next: tokens.next().0,
+            tokens: tokens.iter().map(part::token).collect(),
         }),
         &Restored::Counters { job, lease, node, round } => {
             W::RestoredCounters(log::RestoredCounters { job, lease, node, round })
