@@ -44,7 +44,7 @@ const NAME_MAX: usize = 128;
 pub struct Config {
     /// `--state`: the agent's files are in `agent/` below it.
     pub state_dir: PathBuf,
-    /// `--server`: `http://HOST:PORT`.
+    /// `--server`: `http://HOST:PORT`, or several of them separated by commas.
     pub server: String,
     /// The join token; absent: the certificate that is kept, else the token.
     pub join: Option<String>,
@@ -105,7 +105,7 @@ impl AgentError {
 /// Only at the start: a folder that another agent holds, a name or an address that makes no sense, no permission.
 /// An unreachable scheduler is no error; it is dialled until it answers.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentError> {
-    let server = Server::parse(&config.server)?;
+    let (server, others) = Server::parse_list(&config.server)?;
     let node_name = name(config.name)?;
     let state =
         std::path::absolute(&config.state_dir).map_err(AgentError::system("cannot resolve the state folder"))?;
@@ -160,7 +160,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         launcher,
         progress,
         offer,
-        uplink: Uplink::new(server, config.token).showing(identity),
+        uplink: Uplink::new(server, config.token).or(others).showing(identity),
         heard,
         clears,
         gpus: view_out,

@@ -19,7 +19,7 @@ pub(crate) struct Cli {
 /// Flags every verb has
 #[derive(Debug, clap::Args)]
 pub(crate) struct Global {
-    /// Where the scheduler is
+    /// Where the scheduler is; several schedulers of one cluster are separated by commas
     #[arg(
         long,
         global = true,

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use gangsaw_agent::trust::{self, TrustError};
+use gangsaw_proto::admin::v1::GetServerRequest;
 use gangsaw_proto::admin::v1::admin_service_client::AdminServiceClient;
 use gangsaw_proto::jobs::v1::jobs_service_client::JobsServiceClient;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -24,6 +25,12 @@ const RESTART_PATIENCE: Duration = Duration::from_secs(30);
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 /// Longest wait between two tries.
 const RETRY_MAX: Duration = Duration::from_secs(1);
+/// How long a leader is looked for among several schedulers: longer than the slowest fail-over.
+const LEADER_PATIENCE: Duration = Duration::from_secs(15);
+/// Wait between two rounds of looking.
+const LEADER_RETRY: Duration = Duration::from_millis(100);
+/// How long one scheduler may take to say whether it leads.
+const LEADER_WAIT: Duration = Duration::from_secs(2);
 /// Largest answer that is taken: a page of a thousand tasks is far below it.
 const MESSAGE_MAX: usize = 64 << 20;
 
@@ -49,11 +56,59 @@ pub(crate) struct Client {
     pub(crate) jobs: JobsServiceClient<Authorised>,
     pub(crate) admin: AdminServiceClient<Authorised>,
     pub(crate) address: String,
+    /// Where a leader is looked for, if there are several schedulers.
+    among: Vec<String>,
+    /// The token somebody gave; without one each address has its own.
+    given: Option<String>,
 }
 
 impl Client {
-    /// Connects now, so that an address where nobody listens is told at once.
+    /// Connects now, so that an address where nobody listens is told at once. Of several addresses, separated by
+    /// commas, the one is taken where a scheduler leads.
     pub(crate) async fn connect(address: &str, token: Option<String>) -> Result<Client, Failure> {
+        let among = address.split(',').map(normal).collect::<Result<Vec<_>, _>>()?;
+        if among.len() == 1 {
+            return Client::connect_one(address, token).await;
+        }
+        let begun = Instant::now();
+        loop {
+            match Client::leader(&among, token.as_ref()).await {
+                Ok(client) => return Ok(client),
+                Err(failure) if begun.elapsed() >= LEADER_PATIENCE => return Err(failure),
+                Err(_) => tokio::time::sleep(LEADER_RETRY).await,
+            }
+        }
+    }
+
+    /// Asks each address once, and returns the first that does not stand by.
+    async fn leader(among: &[String], token: Option<&String>) -> Result<Client, Failure> {
+        let mut last = None;
+        for address in among {
+            let mut client = match Client::connect_one(address, token.cloned()).await {
+                Ok(client) => client,
+                Err(failure) => {
+                    last = Some(failure);
+                    continue;
+                }
+            };
+            client.among = among.to_vec();
+            let asked = client.admin.get_server(GetServerRequest {});
+            let status = match tokio::time::timeout(LEADER_WAIT, asked).await {
+                Ok(Ok(_)) => return Ok(client),
+                Ok(Err(status)) => status,
+                Err(_) => tonic::Status::unavailable("it does not answer"),
+            };
+            if !may_pass(&status) {
+                // Whoever refuses for a reason of its own leads.
+                return Ok(client);
+            }
+            last = Some(client.refused(&status));
+        }
+        Err(last.unwrap_or_else(|| bad_input("bad-server", "no scheduler's address is given", ADDRESS_HINT)))
+    }
+
+    async fn connect_one(address: &str, token: Option<String>) -> Result<Client, Failure> {
+        let given = token.clone();
         let address = normal(address)?;
         let endpoint = Endpoint::from_shared(address.clone())
             .map_err(|error| bad_input("bad-server", format!("`{address}` is no address: {error}"), ADDRESS_HINT))?
@@ -81,6 +136,8 @@ impl Client {
             jobs: JobsServiceClient::with_interceptor(channel.clone(), token.clone())
                 .max_decoding_message_size(MESSAGE_MAX),
             admin: AdminServiceClient::with_interceptor(channel, token).max_decoding_message_size(MESSAGE_MAX),
+            among: vec![address.clone()],
+            given,
             address,
         })
     }
@@ -109,13 +166,19 @@ impl Patience {
     }
 
     /// Waits before the next try, or gives the failure back when waiting makes no sense any more.
-    pub(crate) async fn wait(&mut self, client: &Client, status: &tonic::Status) -> Result<(), Failure> {
+    /// Where there are several schedulers, the next try goes to the one that leads then.
+    pub(crate) async fn wait(&mut self, client: &mut Client, status: &tonic::Status) -> Result<(), Failure> {
         let since = *self.since.get_or_insert_with(Instant::now);
         if !may_pass(status) || since.elapsed() >= RESTART_PATIENCE {
             return Err(client.refused(status));
         }
         tokio::time::sleep(self.wait).await;
         self.wait = (self.wait * 2).min(RETRY_MAX);
+        if client.among.len() > 1
+            && let Ok(leader) = Client::leader(&client.among, client.given.as_ref()).await
+        {
+            *client = leader;
+        }
         Ok(())
     }
 }

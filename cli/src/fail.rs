@@ -135,7 +135,7 @@ pub(crate) fn reason(status: &tonic::Status) -> Option<String> {
 /// True when the scheduler could not be reached, went away, is too busy or misses a node, so that asking again may help.
 pub(crate) fn may_pass(status: &tonic::Status) -> bool {
     match reason(status) {
-        Some(reason) => ["stopping", "busy", NODE_UNREACHABLE].contains(&reason.as_str()),
+        Some(reason) => ["stopping", "standby", "busy", NODE_UNREACHABLE].contains(&reason.as_str()),
         None => is_unreachable(status),
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::engine::EngineError;
 use crate::store::fail::FailAt;
+use crate::store::postgres::PgOpenError;
 use crate::store::sqlite::OpenError;
 use crate::tls::TlsError;
 
@@ -22,6 +23,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where to listen; port 0 takes a free one. Without TLS (see [`crate::init`]) only loopback is accepted.
     pub listen: SocketAddr,
+    /// The `postgres://` URL of the store; `None`: a file in the state folder.
+    pub store: Option<String>,
     /// Where to leave the token for clients; `None`: nowhere.
     pub credentials: Option<PathBuf>,
     /// How long a node's certificate lives; it is renewed at two thirds.
@@ -40,6 +43,7 @@ impl Config {
         Config {
             state_dir,
             listen,
+            store: None,
             credentials: crate::token::credentials_folder(),
             node_certificate_life: NODE_CERTIFICATE_LIFE,
             fail_at: std::env::var("GANGSAW_FAIL_AT").ok().and_then(|text| FailAt::parse(&text)),
@@ -94,8 +98,14 @@ impl ServeError {
             ServeError::StateFolder { .. } => "state-folder",
             ServeError::Tls(_) => "tls",
             ServeError::Open(OpenError::InUse(_)) => "store-in-use",
-            ServeError::Open(OpenError::Damaged { .. }) => "store-damaged",
-            ServeError::Open(OpenError::Format { .. }) => "store-format",
+            ServeError::Open(OpenError::Damaged { .. } | OpenError::Postgres(PgOpenError::Damaged { .. })) => {
+                "store-damaged"
+            }
+            ServeError::Open(OpenError::Format { .. } | OpenError::Postgres(PgOpenError::Format { .. })) => {
+                "store-format"
+            }
+            ServeError::Open(OpenError::Postgres(PgOpenError::Address(_))) => "bad-store",
+            ServeError::Open(OpenError::Postgres(PgOpenError::Postgres(_) | PgOpenError::Io(_))) => "store-unreachable",
             ServeError::Open(OpenError::Sqlite { .. } | OpenError::Io { .. }) => "store-unreadable",
             ServeError::Engine(EngineError::Append(_) | EngineError::Keeper(_)) => "store-failed",
             ServeError::Engine(EngineError::Panicked(_)) => "invariant",
@@ -114,6 +124,14 @@ impl ServeError {
             ServeError::StateFolder { .. } => "",
             ServeError::Tls(_) => "restore the folder `tls`, or move it away and run `gangsaw scheduler init`",
             ServeError::Open(OpenError::InUse(_)) => "stop the other scheduler, or give this one another --state",
+            ServeError::Open(OpenError::Postgres(why)) => match why {
+                PgOpenError::Address(_) => "write it as postgres://USER@HOST:5432/DATABASE",
+                PgOpenError::Damaged { .. } => "keep the database as it is and restore a copy of it",
+                PgOpenError::Format { .. } => "use the version of gangsaw that wrote it",
+                PgOpenError::Postgres(_) | PgOpenError::Io(_) => {
+                    "the user needs a database in which it may create a schema; GANGSAW_STORE says which"
+                }
+            },
             ServeError::Open(OpenError::Damaged { .. }) => {
                 "`gangsaw fsck --state DIR` names every fault; `gangsaw restore BACKUP --state NEW-DIR` makes a new folder of a backup"
             }
@@ -131,7 +149,9 @@ impl ServeError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            ServeError::InsecureBind(_) | ServeError::Tls(_) => 2,
+            ServeError::InsecureBind(_)
+            | ServeError::Tls(_)
+            | ServeError::Open(OpenError::Postgres(PgOpenError::Address(_))) => 2,
             ServeError::Bind { .. } | ServeError::Server(_) => 69,
             ServeError::Engine(EngineError::Panicked(_)) => 70,
             ServeError::StateFolder { .. }

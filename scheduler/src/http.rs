@@ -66,7 +66,7 @@ pub(crate) fn server() -> Server {
 }
 
 /// Returns every path behind the door.
-pub(crate) fn routes(served: Served) -> Routes {
+pub(crate) fn routes(served: Served) -> Router {
     let (engine, logs, stop) = (served.engine.clone(), served.logs.clone(), served.stop.clone());
     let jobs = Jobs { engine: engine.clone(), logs: logs.clone(), stop: stop.clone() };
     let joins = Joins { engine: engine.clone(), tls: served.tls.clone(), metrics: Arc::clone(&served.metrics) };
@@ -90,7 +90,7 @@ pub(crate) fn routes(served: Served) -> Routes {
     let web =
         Router::new().route("/metrics", get(metrics)).with_state(served).route("/healthz", get(|| async { "ok\n" }));
     let all = grpc.routes().prepare().into_axum_router().merge(web);
-    Routes::from(all.layer(axum::middleware::from_fn_with_state(gate, auth::admit)))
+    all.layer(axum::middleware::from_fn_with_state(gate, auth::admit))
 }
 
 /// Answers a scrape: what is counted as it happens, and what is counted now.

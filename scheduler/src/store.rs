@@ -19,6 +19,7 @@ pub(crate) mod fsck;
 pub(crate) mod history;
 pub(crate) mod keeper;
 pub(crate) mod old;
+pub(crate) mod postgres;
 pub(crate) mod project;
 pub(crate) mod restore;
 pub(crate) mod rows;
@@ -90,6 +91,11 @@ impl SqliteStore {
 impl Store for SqliteStore {
     fn last_seq(&self) -> u64 {
         self.next_seq - 1
+    }
+
+    fn confirm(&mut self) -> Result<(), AppendError> {
+        // The lock on the file keeps others away for as long as this process lives.
+        Ok(())
     }
 
     fn append(&mut self, at: Time, wall_ms: u64, events: &[Event], rows: &[Row]) -> Result<u64, AppendError> {
@@ -238,7 +244,7 @@ pub fn read_log(state_dir: &Path, mut each: impl FnMut(Record)) -> Result<(), Op
     let folder = state_dir.join("scheduler");
     let (path, archives) = (folder.join("gangsaw.db"), folder.join("archive"));
     let mut next = 1;
-    let mut give = |path: &Path, batch: &archive::Archived| {
+    let mut give = |path: &Path, batch: &archive::Archived| -> Result<(), OpenError> {
         let mut bytes = batch.frames.as_slice();
         for seq in batch.first_seq..=batch.last_seq {
             let damaged = |why| OpenError::Damaged { path: path.to_owned(), place: format!("event {seq}: {why}") };

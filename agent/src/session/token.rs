@@ -31,6 +31,15 @@ pub enum ServerError {
 }
 
 impl Server {
+    /// Parses several addresses, separated by commas: the first, and the others.
+    pub(crate) fn parse_list(urls: &str) -> Result<(Server, Vec<Server>), ServerError> {
+        let (first, others) = match urls.split_once(',') {
+            Some((first, others)) => (first, others.split(',').map(|url| Server::parse(url.trim())).collect()),
+            None => (urls, Ok(Vec::new())),
+        };
+        Ok((Server::parse(first.trim())?, others?))
+    }
+
     /// Parses `http://HOST[:PORT]`, the same without the scheme, or `https://HOST[:PORT]`.
     pub(crate) fn parse(url: &str) -> Result<Server, ServerError> {
         let malformed = || ServerError::Malformed(url.to_owned());
@@ -122,6 +131,14 @@ mod tests {
         for bad in ["", "http://", "http://a b", "http://a:x", "http://u@h", "http://h/p", "http://h:99999"] {
             assert_eq!(Server::parse(bad), Err(ServerError::Malformed(bad.to_owned())));
         }
+    }
+
+    #[test]
+    fn several_addresses_are_separated_by_commas_and_each_must_be_one() {
+        let (first, others) = Server::parse_list("http://a:1, b:2,c").unwrap();
+        let all: Vec<String> = std::iter::once(first).chain(others).map(|server| server.url()).collect();
+        assert_eq!(all, ["http://a:1", "http://b:2", &format!("http://c:{DEFAULT_PORT}")]);
+        assert_eq!(Server::parse_list("a:1,").unwrap_err(), ServerError::Malformed(String::new()));
     }
 
     #[test]

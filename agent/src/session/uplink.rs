@@ -13,6 +13,7 @@
 //!
 //! Elsewhere: the token is `token`; what is said is `driver`.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,7 +78,12 @@ pub(crate) struct Way {
 
 /// The stream, or the way to it.
 pub(crate) struct Uplink {
+    /// The scheduler that is dialled now.
     server: Server,
+    /// The next ones, if several schedulers share one cluster: one leads, and the others send us on.
+    others: VecDeque<Server>,
+    /// Dials that failed since all of them were tried.
+    failed: usize,
     token: Option<String>,
     /// The certificate that is shown; without one the token speaks.
     identity: Option<Current>,
@@ -100,6 +106,8 @@ impl Uplink {
         let state = State::Waiting(Instant::now());
         Uplink {
             server,
+            others: VecDeque::new(),
+            failed: 0,
             token,
             identity: None,
             last_word: LastWord::default(),
@@ -109,6 +117,12 @@ impl Uplink {
             welcome_by: None,
             warned: String::new(),
         }
+    }
+
+    /// Dials these, too, each after the one before it failed.
+    pub(crate) fn or(mut self, others: Vec<Server>) -> Uplink {
+        self.others = others.into();
+        self
     }
 
     /// Shows a certificate at every dial, and sends no token.
@@ -134,6 +148,7 @@ impl Uplink {
     pub(crate) fn welcomed(&mut self, heartbeat: Duration) {
         self.spread = spread(heartbeat);
         self.pause = pauses(&self.server).0;
+        self.failed = 0;
         self.welcome_by = None;
         self.warned.clear();
     }
@@ -211,7 +226,15 @@ impl Uplink {
         self.welcome_by = None;
         let pause = jitter(self.pause) + self.spread.mul_f64(random());
         self.state = State::Waiting(Instant::now() + pause);
-        self.pause = (self.pause * 2).min(pauses(&self.server).1);
+        self.failed += 1;
+        if self.failed > self.others.len() {
+            // All of them were tried: only then is the next round further away.
+            self.failed = 0;
+            self.pause = (self.pause * 2).min(pauses(&self.server).1);
+        }
+        if let Some(next) = self.others.pop_front() {
+            self.others.push_back(std::mem::replace(&mut self.server, next));
+        }
     }
 }
 
@@ -330,5 +353,19 @@ mod tests {
         };
         assert!(within(0, 4_600) > 50 && within(4_600, 9_500) > 50, "{waits:?}");
         assert_eq!(within(0, 9_500), 200);
+    }
+
+    #[tokio::test]
+    async fn every_scheduler_is_dialled_in_turn_and_the_pause_grows_once_a_round() {
+        let server = |port| Server { host: "127.0.0.1".to_owned(), port, tls: false };
+        let mut uplink = Uplink::new(server(1), Some("t".to_owned())).or(vec![server(2), server(3)]);
+        let mut dialled = Vec::new();
+        for _ in 0..3 {
+            dialled.push(uplink.server.port);
+            assert_eq!(uplink.pause, PAUSE_LOOPBACK.0);
+            uplink.hang_up();
+        }
+        dialled.push(uplink.server.port);
+        assert_eq!((dialled.as_slice(), uplink.pause), ([1, 2, 3, 1].as_slice(), 2 * PAUSE_LOOPBACK.0));
     }
 }

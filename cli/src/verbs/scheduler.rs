@@ -29,6 +29,9 @@ pub(crate) struct Args {
     /// How long a node's certificate lives; it is renewed at two thirds
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "24h")]
     node_cert_life: Duration,
+    /// The database of several schedulers, postgres://USER@HOST/DATABASE; default a file in the state folder
+    #[arg(long, value_name = "URL", env = "GANGSAW_STORE", hide_env_values = true)]
+    store: Option<String>,
     /// The process this one ends with
     #[arg(long, hide = true, value_name = "PID")]
     die_with_parent: Option<u32>,
@@ -61,6 +64,7 @@ pub(crate) async fn run(format: Format, args: &Args) -> Result<u8, Failure> {
     let stop = CancellationToken::new();
     let mut config = Config::new(state.clone(), args.listen);
     config.node_certificate_life = args.node_cert_life;
+    config.store = args.store.clone().filter(|url| !url.is_empty());
     config.ready = Some(Box::new(move |address| {
         let server = reached_at(address);
         let value = json!({

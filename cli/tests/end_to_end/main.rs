@@ -13,6 +13,7 @@ mod disk;
 mod door;
 mod drains;
 mod exits;
+mod failover;
 mod gpus;
 mod joins;
 mod kills;
@@ -21,6 +22,8 @@ mod notify;
 mod pages;
 mod people;
 mod quickstart;
+#[path = "../../../scheduler/src/store/tests/server.rs"]
+mod server;
 mod shapes;
 mod straight;
 mod sweep;

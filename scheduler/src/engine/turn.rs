@@ -139,6 +139,7 @@ impl Running {
                 Vec::new()
             }
         };
+        self.store.confirm().map_err(EngineError::Append)?;
         self.look_around();
         for message in waiting {
             self.take(message, &mut batch);

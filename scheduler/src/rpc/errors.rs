@@ -84,6 +84,20 @@ impl Refusal {
         Refusal::new(Code::Unavailable, "stopping", "the scheduler is stopping", "try again when it is back")
     }
 
+    /// Another scheduler leads; `leader` is its address, if it is known.
+    pub(crate) fn standby(leader: &str) -> Refusal {
+        let message = match leader {
+            "" => "this scheduler stands by, and none leads yet".to_owned(),
+            leader => format!("this scheduler stands by; the one at {leader} leads"),
+        };
+        Refusal::new(
+            Code::Unavailable,
+            "standby",
+            message,
+            "name every scheduler: --server http://A:7461,http://B:7461",
+        )
+    }
+
     pub(crate) fn disk_full() -> Refusal {
         let message = "the scheduler's disk is almost full, and it takes nothing new until there is room";
         Refusal::new(

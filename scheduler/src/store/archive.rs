@@ -51,11 +51,7 @@ impl Writer {
 
     /// Appends one batch.
     pub(crate) fn push(&mut self, batch: &Archived) -> io::Result<()> {
-        self.stream.write_all(&batch.first_seq.to_le_bytes())?;
-        self.stream.write_all(&batch.last_seq.to_le_bytes())?;
-        self.stream.write_all(&batch.wall_ms.to_le_bytes())?;
-        self.stream.write_all(&u32::try_from(batch.frames.len()).unwrap_or(u32::MAX).to_le_bytes())?;
-        self.stream.write_all(&batch.frames)?;
+        push(&mut self.stream, batch)?;
         self.range = Some((self.range.map_or(batch.first_seq, |(first, _)| first), batch.last_seq));
         Ok(())
     }
@@ -71,6 +67,24 @@ impl Writer {
         std::fs::rename(&self.fresh, self.folder.join(format!("{first}-{last}.zst")))?;
         std::fs::File::open(&self.folder)?.sync_all()
     }
+}
+
+fn push(stream: &mut impl Write, batch: &Archived) -> io::Result<()> {
+    stream.write_all(&batch.first_seq.to_le_bytes())?;
+    stream.write_all(&batch.last_seq.to_le_bytes())?;
+    stream.write_all(&batch.wall_ms.to_le_bytes())?;
+    stream.write_all(&u32::try_from(batch.frames.len()).unwrap_or(u32::MAX).to_le_bytes())?;
+    stream.write_all(&batch.frames)
+}
+
+/// Returns what a file of these batches would hold.
+pub(crate) fn pack(batches: &[Archived]) -> io::Result<Vec<u8>> {
+    let mut stream = zstd::Encoder::new(Vec::new(), LEVEL)?;
+    for batch in batches {
+        push(&mut stream, batch)?;
+    }
+    stream.write_all(&0_u64.to_le_bytes())?;
+    stream.finish()
 }
 
 /// Returns the finished archives of `folder` by first sequence.
@@ -101,7 +115,12 @@ fn range(name: &str) -> Option<(u64, u64)> {
 /// # Errors
 /// The file cannot be read or decompressed; its frames are not checked here.
 pub(crate) fn read(path: &Path) -> io::Result<Vec<Archived>> {
-    let mut stream = zstd::Decoder::new(std::fs::File::open(path)?)?;
+    unpack(std::fs::File::open(path)?)
+}
+
+/// Reads what a file would hold.
+pub(crate) fn unpack(from: impl Read) -> io::Result<Vec<Archived>> {
+    let mut stream = zstd::Decoder::new(from)?;
     let mut batches = Vec::new();
     loop {
         let mut head = [0_u8; 28];

@@ -33,12 +33,18 @@ pub enum AppendError {
     /// An earlier failure latched.
     #[error("an earlier write to the log failed")]
     LatchedBefore,
+    /// Another scheduler leads, or may: this one writes nothing any more.
+    #[error("another scheduler leads")]
+    Fenced,
 }
 
 /// The store of one scheduler: the log, its snapshot, and the rows that queries read.
 pub(crate) trait Store: Send {
     /// Returns the sequence of the last durable event.
     fn last_seq(&self) -> u64;
+
+    /// Makes sure that the state may be shown and decided on: nobody else writes the log.
+    fn confirm(&mut self) -> Result<(), AppendError>;
 
     /// Makes events and rows durable together.
     fn append(&mut self, at: Time, wall_ms: u64, events: &[Event], rows: &[Row]) -> Result<u64, AppendError>;

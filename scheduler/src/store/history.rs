@@ -36,12 +36,16 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
+    /// Returns the names of the wanted states; none: every state is wanted.
+    pub(crate) fn state_names(&self) -> Vec<&'static str> {
+        let name = |number: &i32| State::try_from(*number).ok()?.as_str_name().strip_prefix("STATE_");
+        // A number that is no state matches none, and must not turn the filter into none.
+        self.states.iter().map(|number| name(number).unwrap_or("")).collect()
+    }
+
     /// Says whether jobs in the state of this name are wanted.
     pub(crate) fn wants(&self, state: &str) -> bool {
-        let named = |number: &i32| {
-            State::try_from(*number).is_ok_and(|wanted| wanted.as_str_name().strip_prefix("STATE_") == Some(state))
-        };
-        self.states.is_empty() || self.states.iter().any(named)
+        self.states.is_empty() || self.state_names().contains(&state)
     }
 }
 

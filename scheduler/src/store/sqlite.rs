@@ -19,6 +19,7 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use super::contract::AppendError;
 use super::fail::{FailAt, FailMoment};
+use super::postgres::PgOpenError;
 use super::rows::Row;
 use super::wal::{self, Tail};
 use tables::{PROJECTED, SCHEMA};
@@ -58,6 +59,9 @@ pub enum OpenError {
         /// Its reason.
         source: rusqlite::Error,
     },
+    /// PostgreSQL refused.
+    #[error(transparent)]
+    Postgres(#[from] PgOpenError),
     /// The file system refused.
     #[error("cannot use {path}")]
     Io {

@@ -1,7 +1,9 @@
 //! A store comes back as it was, finds what was damaged, and stays small.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
-mod suite;
+pub(super) mod server;
+pub(super) mod suite;
+pub(super) mod wire;
 
 use suite::{Both, Ground};
 

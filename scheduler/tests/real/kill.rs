@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 use crate::common::{Agent, Clients, PATIENCE, connect, ended, get, shell, started, token, wait};
 
 const CHILD: &str = "GANGSAW_TEST_SCHEDULER_STATE";
+/// The `postgres://` URL of the child's store, if it has one.
+pub(crate) const STORE: &str = "GANGSAW_STORE";
 
 /// Not a test of its own: the process that the tests below start and kill.
 #[test]
@@ -28,12 +30,28 @@ fn child_process_of_the_kill_tests() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut config = Config::new(state.into(), "127.0.0.1:0".parse().unwrap());
     config.credentials = None;
-    let ended = runtime.block_on(gangsaw_scheduler::serve(config, CancellationToken::new()));
+    config.store = std::env::var(STORE).ok();
+    let ended = runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let told = stop.clone();
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
+        tokio::spawn(async move {
+            terminate.recv().await;
+            told.cancel();
+        });
+        gangsaw_scheduler::serve(config, stop).await
+    });
     std::process::exit(ended.map_or_else(|error| i32::from(error.exit_code()), |()| 0));
 }
 
-/// A scheduler in a process of its own.
+/// A scheduler in a process of its own. Dropping it kills it, so that a test that fails leaves nothing behind.
 pub(crate) struct Process(pub(crate) Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = (self.0.kill(), self.0.wait());
+    }
+}
 
 impl Process {
     pub(crate) fn start(state: &Path, env: &[(&str, &OsStr)]) -> Process {
@@ -42,6 +60,7 @@ impl Process {
             .args(["--exact", "kill::child_process_of_the_kill_tests", "--nocapture"])
             .env(CHILD, state)
             .env_remove("GANGSAW_FAIL_AT")
+            .env_remove(STORE)
             .envs(env.iter().copied())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -72,7 +91,7 @@ impl Process {
     }
 
     /// Waits for the end and returns the signal that brought it.
-    fn died_of(mut self) -> Option<i32> {
+    pub(crate) fn died_of(mut self) -> Option<i32> {
         self.0.wait().unwrap().signal()
     }
 
@@ -83,7 +102,7 @@ impl Process {
 }
 
 /// Plays a node that ends every grant well, for as long as its session lasts.
-fn play_node(clients: &Clients) -> tokio::task::JoinHandle<()> {
+pub(crate) fn play_node(clients: &Clients) -> tokio::task::JoinHandle<()> {
     let clients = clients.clone();
     tokio::spawn(async move {
         let Ok(mut agent) = Agent::try_attach(&clients, "n1", "uuid-n1", Vec::new()).await else { return };

@@ -7,8 +7,11 @@ mod disk;
 mod door;
 mod foreign;
 mod kill;
+mod lead;
 mod logs;
 mod people;
 mod rows;
+#[path = "../../src/store/tests/server.rs"]
+mod server;
 mod silence;
 mod straight_path;

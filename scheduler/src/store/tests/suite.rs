@@ -66,9 +66,14 @@ impl Both {
 
 /// The Submit of one job.
 pub(crate) fn submit(number: u64) -> Input {
+    submit_of(number, "ada")
+}
+
+/// The Submit of one job of `user`.
+pub(crate) fn submit_of(number: u64, user: &str) -> Input {
     let draft = JobDraft { work: Some(WorkDraft::Shell("true".into())), ..JobDraft::default() };
     let key = IdempotencyKey::new(&format!("k{number}")).unwrap();
-    Input::Submit(Submit { key, user: "ada".into(), jobs: vec![JobSpec::try_from(draft).unwrap()] })
+    Input::Submit(Submit { key, user: user.into(), jobs: vec![JobSpec::try_from(draft).unwrap()] })
 }
 
 /// A store folds to the state that wrote it, under the same sequence and time.

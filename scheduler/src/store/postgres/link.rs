@@ -1,0 +1,152 @@
+//! The way to PostgreSQL: one thread that drives every connection, and how a connection is made.
+//!
+//! The engine is synchronous and waits for its store; whatever must go on meanwhile (renewing the lease, reading
+//! answers) goes on here.
+//!
+//! Invariants:
+//! - Every connection says who it belongs to (`application_name`), so that a successor can end those of a scheduler
+//!   that hangs.
+//! - A transaction that its client abandons is ended by the server, so that nobody waits for its locks.
+//! - A session never commits without waiting for the disk where that matters: a server or role that says otherwise is
+//!   overruled.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls};
+use tokio_util::sync::CancellationToken;
+
+/// How long a connection may take to be made.
+const CONNECT_WAIT: Duration = Duration::from_secs(2);
+/// How long what was sent may stay unacknowledged by the other side's kernel.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
+
+/// What every session begins with. The two time-outs are the lease's time to live.
+const SESSION: &str = "
+SET search_path = gangsaw;
+SET client_min_messages = warning;
+SET idle_in_transaction_session_timeout = '6s';
+SET tcp_keepalives_idle = 2; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3;
+SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
+
+/// The thread that drives the connections. Dropping it ends them.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    handle: Handle,
+    stop: CancellationToken,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Driver {
+    /// Starts the thread.
+    pub(crate) fn start() -> std::io::Result<Arc<Driver>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (handle, stop) = (runtime.handle().clone(), CancellationToken::new());
+        let stopped = stop.clone();
+        let thread = std::thread::Builder::new()
+            .name("postgres".to_owned())
+            .spawn(move || runtime.block_on(stopped.cancelled()))?;
+        Ok(Arc::new(Driver { handle, stop, thread: Some(thread) }))
+    }
+
+    /// Waits for `future` on the calling thread, which must not be one of a runtime's.
+    pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.handle.block_on(future)
+    }
+
+    /// Runs `task` until it ends by itself or the driver is dropped.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.handle.spawn(task)
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != std::thread::current().id()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A database, and who asks.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    config: Config,
+    driver: Arc<Driver>,
+}
+
+impl Target {
+    /// Reads a `postgres://` URL.
+    pub(crate) fn parse(url: &str, driver: Arc<Driver>) -> Result<Target, Error> {
+        let mut config: Config = url.parse()?;
+        config
+            .connect_timeout(CONNECT_WAIT)
+            .tcp_user_timeout(UNACKNOWLEDGED)
+            .keepalives_idle(Duration::from_secs(2))
+            .keepalives_interval(Duration::from_secs(1))
+            .keepalives_retries(3)
+            // A standby of the database takes no writes: with several hosts the primary is found.
+            .target_session_attrs(tokio_postgres::config::TargetSessionAttrs::ReadWrite);
+        Ok(Target { config, driver })
+    }
+
+    /// Returns where the database is, without secrets.
+    pub(crate) fn shown(&self) -> String {
+        let host = |host: &tokio_postgres::config::Host| match host {
+            tokio_postgres::config::Host::Tcp(name) => name.clone(),
+            tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
+        };
+        let hosts: Vec<String> = self.config.get_hosts().iter().map(host).collect();
+        format!("postgres://{}/{}", hosts.join(","), self.config.get_dbname().unwrap_or_default())
+    }
+
+    /// Returns the thread that drives this target's connections.
+    pub(crate) fn driver(&self) -> &Arc<Driver> {
+        &self.driver
+    }
+
+    /// Connects under the name of `holder`.
+    pub(crate) async fn connect(&self, holder: &str) -> Result<Client, Error> {
+        self.listen(holder, Arc::default()).await
+    }
+
+    /// Connects under the name of `holder`; a NOTIFY that the session listens for, and its end, wake `woken`.
+    pub(crate) async fn listen(&self, holder: &str, woken: Arc<Notify>) -> Result<Client, Error> {
+        let mut config = self.config.clone();
+        config.application_name(application(holder));
+        let connecting = self.driver.spawn(async move {
+            let (client, mut connection) = config.connect(NoTls).await?;
+            tokio::spawn(async move {
+                // Ends with the connection, or when its client is dropped.
+                while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+                    match message {
+                        AsyncMessage::Notification(_) => woken.notify_one(),
+                        AsyncMessage::Notice(notice) => tracing::debug!(%notice, "PostgreSQL says"),
+                        // The enum is theirs and grows.
+                        _ => {}
+                    }
+                }
+                woken.notify_one();
+            });
+            client.batch_execute(SESSION).await?;
+            Ok(client)
+        });
+        match connecting.await {
+            Ok(connected) => connected,
+            // The driver ends with everything that could wait for this.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// Returns the name that connections of `holder` carry.
+pub(crate) fn application(holder: &str) -> String {
+    format!("gangsaw {holder}")
+}
