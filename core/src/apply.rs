@@ -25,7 +25,7 @@ pub fn apply(state: &mut State, at: Time, event: &Event) {
     state.advance(at);
     match event {
         Event::JobsSubmitted { .. } => state.jobs_submitted(at, event),
-        Event::KeysExpired { used_until } => state.keys_expired(*used_until),
+        Event::KeysExpired(used_until) => state.keys_expired(*used_until),
         Event::JobCancelled { job, elements, cause, .. } => state.job_cancelled(at, *job, elements, *cause),
         Event::JobHeld { job, .. } => state.job_held(*job, true),
         Event::JobReleased { job, .. } => state.job_held(*job, false),
@@ -33,16 +33,14 @@ pub fn apply(state: &mut State, at: Time, event: &Event) {
         Event::JobUpdated { job, priority, queue, time_limit, .. } => {
             state.job_updated(*job, *priority, queue.as_ref(), *time_limit);
         }
-        Event::NoticeSent { job, tries } => state.notice_sent(*job, *tries),
-        Event::NoticeFailed { job, tries, not_before, why } => state.notice_failed(*job, *tries, *not_before, why),
-        Event::NoticeGivenUp { job, tries, why } => state.notice_given_up(*job, *tries, why),
-        Event::JobForgotten { job } => state.job_forgotten(*job),
+        Event::Notice { job, tries, change } => state.notice_changed(*job, *tries, change),
+        Event::JobForgotten(job) => state.job_forgotten(*job),
         Event::NodeRegistered { .. } => state.node_registered(event),
         Event::NodeReturned { node, boot_id, agent_version } => state.node_returned(*node, boot_id, agent_version),
         Event::NodeInventoryChanged { node, inventory } => state.node_inventory(*node, inventory),
-        Event::NodeSilenced { node } => state.node_silenced(at, *node),
+        Event::NodeSilenced(node) => state.node_silenced(at, *node),
         Event::NodeModeSet { node, mode, reason, evict_at, .. } => state.node_mode(*node, *mode, reason, *evict_at),
-        Event::NodeEvicted { node } => state.set_eviction(*node, None),
+        Event::NodeEvicted(node) => state.set_eviction(*node, None),
         Event::NodeClearing { node, leases } => state.node_clearing(*node, leases),
         Event::NodeForgotten { node, .. } => state.node_forgotten(*node),
         Event::QueueSet { queue, limits, .. } => state.queue_set(queue, *limits),

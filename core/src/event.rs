@@ -4,7 +4,7 @@
 
 mod parts;
 
-pub use parts::{By, GangPart, NewJob, Raised, Restored, TokenEvent};
+pub use parts::{By, GangPart, NewJob, NoticeChange, Raised, Record, Restored, TokenEvent};
 
 use std::collections::BTreeSet;
 
@@ -18,19 +18,6 @@ use crate::queue::{Limits, QueueKey};
 use crate::ranges::RangeSet;
 use crate::resources::Inventory;
 use crate::time::{Millis, Time};
-
-/// One event in the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// Its number, from 1, without gaps.
-    pub seq: u64,
-    /// Cluster time.
-    pub at: Time,
-    /// Wall time in ms since 1970, for people only.
-    pub wall_ms: u64,
-    /// What happened.
-    pub event: Event,
-}
 
 /// What became true.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,10 +38,7 @@ pub enum Event {
         jobs: Vec<NewJob>,
     },
     /// Keys used up to a time were forgotten.
-    KeysExpired {
-        /// Used at or before.
-        used_until: Time,
-    },
+    KeysExpired(Time),
     /// Pending elements ended CANCELLED, and active ones are being stopped.
     JobCancelled {
         /// Who asked.
@@ -104,38 +88,17 @@ pub enum Event {
         /// Its new time limit.
         time_limit: Option<Millis>,
     },
-    /// Somebody was told that a job has ended.
-    NoticeSent {
-        /// Which job.
-        job: JobId,
-        /// Tries it took.
-        tries: u32,
-    },
-    /// A try to tell that a job has ended failed; another follows.
-    NoticeFailed {
+    /// A try to tell somebody that a job has ended came to something, or there is none any more.
+    Notice {
         /// Which job.
         job: JobId,
         /// Tries so far.
         tries: u32,
-        /// When the next may begin.
-        not_before: Time,
-        /// What it came to.
-        why: String,
-    },
-    /// Nobody tries any more to tell that a job has ended.
-    NoticeGivenUp {
-        /// Which job.
-        job: JobId,
-        /// Tries made.
-        tries: u32,
-        /// What the last came to.
-        why: String,
+        /// What became of the notice.
+        change: NoticeChange,
     },
     /// An old ended job left the state; the log and its archive still have it.
-    JobForgotten {
-        /// Which job.
-        job: JobId,
-    },
+    JobForgotten(JobId),
     /// A node came for the first time.
     NodeRegistered {
         /// Its number.
@@ -168,10 +131,7 @@ pub enum Event {
         inventory: Inventory,
     },
     /// A node was not heard for its time to live.
-    NodeSilenced {
-        /// Which.
-        node: NodeId,
-    },
+    NodeSilenced(NodeId),
     /// A node was drained, cordoned or resumed.
     NodeModeSet {
         /// Who asked.
@@ -186,10 +146,7 @@ pub enum Event {
         evict_at: Option<Time>,
     },
     /// The time of a draining node was up; a LeasePreempted precedes for each lease that was left.
-    NodeEvicted {
-        /// Which.
-        node: NodeId,
-    },
+    NodeEvicted(NodeId),
     /// A node holds leases that this state did not grant: it takes no work until they are gone. Empty: they are.
     NodeClearing {
         /// Which.

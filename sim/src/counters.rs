@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use gangsaw_core::agent;
 use gangsaw_core::effect::{Effect, Reply};
-use gangsaw_core::event::{Event, Restored};
+use gangsaw_core::event::{Event, NoticeChange, Restored};
 use gangsaw_core::input::{FactKind, Input};
 use gangsaw_core::job::record::Outcome;
 
@@ -105,19 +105,19 @@ impl Counters {
     pub(crate) fn event(&mut self, event: &Event) {
         let name = match event {
             Event::JobsSubmitted { .. } => "JobsSubmitted",
-            Event::KeysExpired { .. } => "KeysExpired",
+            Event::KeysExpired(_) => "KeysExpired",
             Event::JobCancelled { .. } => "JobCancelled",
             Event::JobHeld { .. } => "JobHeld",
             Event::JobReleased { .. } => "JobReleased",
             Event::ElementsRetried { .. } => "ElementsRetried",
             Event::JobUpdated { .. } => "JobUpdated",
-            Event::JobForgotten { .. } => "JobForgotten",
+            Event::JobForgotten(_) => "JobForgotten",
             Event::NodeRegistered { .. } => "NodeRegistered",
             Event::NodeReturned { .. } => "NodeReturned",
             Event::NodeInventoryChanged { .. } => "NodeInventoryChanged",
-            Event::NodeSilenced { .. } => "NodeSilenced",
+            Event::NodeSilenced(_) => "NodeSilenced",
             Event::NodeModeSet { .. } => "NodeModeSet",
-            Event::NodeEvicted { .. } => "NodeEvicted",
+            Event::NodeEvicted(_) => "NodeEvicted",
             Event::NodeClearing { .. } => "NodeClearing",
             Event::NodeForgotten { .. } => "NodeForgotten",
             Event::QueueSet { .. } => "QueueSet",
@@ -142,9 +142,9 @@ impl Counters {
             Event::LeaseFenced { .. } => "LeaseFenced",
             Event::FenceConfirmed { .. } => "FenceConfirmed",
             Event::NodeExcluded { .. } => "NodeExcluded",
-            Event::NoticeSent { .. } => "NoticeSent",
-            Event::NoticeFailed { .. } => "NoticeFailed",
-            Event::NoticeGivenUp { .. } => "NoticeGivenUp",
+            Event::Notice { change: NoticeChange::Sent, .. } => "NoticeSent",
+            Event::Notice { change: NoticeChange::Failed { .. }, .. } => "NoticeFailed",
+            Event::Notice { change: NoticeChange::GivenUp { .. }, .. } => "NoticeGivenUp",
             Event::ReportTaken { .. } => "ReportTaken",
             Event::Token(_) => "Token",
             Event::ClusterRestored { .. } => "ClusterRestored",

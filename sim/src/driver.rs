@@ -7,16 +7,14 @@ mod joins;
 
 use std::collections::BTreeMap;
 
-use gangsaw_core::access::Role;
 use gangsaw_core::agent;
 use gangsaw_core::effect::{RefusalKind, Reply};
-use gangsaw_core::id::{Actor, IdempotencyKey, JobId, NodeName, QueueName, Tenant, TokenId};
+use gangsaw_core::id::{Actor, IdempotencyKey, JobId, NodeName, QueueName, Tenant};
 use gangsaw_core::input::{Change, Input, Submit};
 use gangsaw_core::job::spec::JobSpec;
 use gangsaw_core::node::NodeMode;
 use gangsaw_core::ranges::RangeSet;
 use gangsaw_core::time::Millis;
-use gangsaw_core::token::TokenDraft;
 
 use crate::faults::Fault;
 use crate::jobs;
@@ -223,22 +221,6 @@ impl World {
         };
         let input = Input::SetQueue { name, running_max: change(6), queued_max: change(400), gpus_max: change(4) };
         self.call(Client::Careless, Tenant::default(), input);
-    }
-
-    /// Makes tokens that last a while, and revokes some that may be gone.
-    fn change_tokens(&mut self) {
-        let newest = u32::try_from(self.clients.tokens).unwrap_or(u32::MAX);
-        let input = if newest > 0 && self.rng.permille(400) {
-            Input::RevokeToken { token: TokenId(newest.saturating_sub(u32::try_from(self.rng.below(4)).unwrap_or(0))) }
-        } else {
-            self.clients.tokens += 1;
-            let Ok(actor) = Actor::new("eve") else { return };
-            let life = self.rng.permille(800).then(|| Millis(self.rng.range(1, 60_000)));
-            let (role, digest) = (Role::Submitter, [u8::try_from(newest % 251).unwrap_or(0); 32]);
-            Input::CreateToken(TokenDraft { actor, role, user: String::from("eve"), digest, life })
-        };
-        let tenant = self.tenant();
-        self.call(Client::Careless, tenant, input);
     }
 
     fn set_tenant(&mut self) {

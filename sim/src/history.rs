@@ -129,7 +129,7 @@ impl History {
     pub(crate) fn observe(&mut self, record: &Record, truth: &Truth) -> Check {
         match &record.event {
             Event::JobsSubmitted { tenant, key, jobs, .. } => self.submitted(tenant, key, jobs, record.at),
-            Event::KeysExpired { used_until } => {
+            Event::KeysExpired(used_until) => {
                 self.keys.retain(|_, (used, _)| *used > *used_until);
                 Ok(())
             }
@@ -140,7 +140,7 @@ impl History {
                 elements.indices().try_for_each(|index| self.retried(*job, index))
             }
             Event::JobUpdated { job, queue, .. } => self.updated(*job, queue.as_ref()),
-            Event::JobForgotten { job } => self.forgotten(*job),
+            Event::JobForgotten(job) => self.forgotten(*job),
             Event::QueueSet { queue, limits, .. } => {
                 self.limits.insert(queue.clone(), *limits);
                 Ok(())
@@ -177,9 +177,9 @@ impl History {
             | Event::NodeRegistered { .. }
             | Event::NodeReturned { .. }
             | Event::NodeInventoryChanged { .. }
-            | Event::NodeSilenced { .. }
+            | Event::NodeSilenced(_)
             | Event::NodeModeSet { .. }
-            | Event::NodeEvicted { .. }
+            | Event::NodeEvicted(_)
             | Event::NodeClearing { .. }
             | Event::RoundDecided { .. }
             | Event::GangStarted { .. }
@@ -187,9 +187,7 @@ impl History {
             | Event::LeaseTrimmed { .. }
             | Event::LeasePreempted { .. }
             | Event::NodeExcluded { .. }
-            | Event::NoticeSent { .. }
-            | Event::NoticeFailed { .. }
-            | Event::NoticeGivenUp { .. }
+            | Event::Notice { .. }
             | Event::ReportTaken { .. }
             | Event::Join(_)
             | Event::Token(_)

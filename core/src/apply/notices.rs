@@ -1,5 +1,6 @@
 //! Notices of jobs' ends: owed from the end on, until sent or given up.
 
+use crate::event::NoticeChange;
 use crate::id::JobId;
 use crate::job::notice::{Notice, NoticeStanding};
 use crate::state::State;
@@ -29,19 +30,14 @@ impl State {
         }
     }
 
-    pub(super) fn notice_sent(&mut self, id: JobId, tries: u32) {
-        self.noted(id, tries, NoticeStanding::Sent, None);
-    }
-
-    pub(super) fn notice_failed(&mut self, id: JobId, tries: u32, not_before: Time, why: &str) {
-        self.noted(id, tries, NoticeStanding::Owed { not_before }, Some(why));
-    }
-
-    pub(super) fn notice_given_up(&mut self, id: JobId, tries: u32, why: &str) {
-        self.noted(id, tries, NoticeStanding::GivenUp, Some(why));
-    }
-
-    fn noted(&mut self, id: JobId, tries: u32, standing: NoticeStanding, why: Option<&str>) {
+    pub(super) fn notice_changed(&mut self, id: JobId, tries: u32, change: &NoticeChange) {
+        let (standing, why) = match change {
+            NoticeChange::Sent => (NoticeStanding::Sent, None),
+            NoticeChange::Failed { not_before, why } => {
+                (NoticeStanding::Owed { not_before: *not_before }, Some(why.as_str()))
+            }
+            NoticeChange::GivenUp { why } => (NoticeStanding::GivenUp, Some(why.as_str())),
+        };
         let before = self.jobs.get(&id).and_then(|job| job.body.notice.as_deref()).map(|notice| notice.why.clone());
         let why = why.map(str::to_owned).or(before).unwrap_or_default();
         self.set_notice(id, Some(Notice { tries, standing, why }));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Violation, ensure};
-use crate::event::Event;
+use crate::event::{Event, NoticeChange};
 use crate::id::{Attempt, Index, JobId, LeaseId, NodeId};
 use crate::job::notice::{NOTICE_TRIES_MAX, NoticeStanding};
 use crate::job::record::Next;
@@ -65,34 +65,27 @@ impl History {
             Event::LeaseFenced { lease, .. } => {
                 ensure(self.fenced.insert(*lease), || format!("lease {lease} is fenced twice"))
             }
-            Event::ReportTaken { node, seq } => {
-                let before = self.reports.insert(*node, *seq).unwrap_or(0);
-                ensure(*seq > before, || format!("node {node}: report {seq} is taken after {before}"))
-            }
+            Event::ReportTaken { node, seq } => self.report_taken(*node, *seq),
             Event::RoundDecided { round, .. } => {
                 let before = std::mem::replace(&mut self.round, *round);
                 ensure(*round == before + 1, || format!("round {round} follows {before}"))
             }
-            Event::JobForgotten { job } => {
+            Event::JobForgotten(job) => {
                 self.ended.remove(job);
                 Ok(())
             }
-            Event::NoticeSent { job, tries } | Event::NoticeFailed { job, tries, .. } => owed(state, *job, *tries, 1),
-            // A job that is forgotten first gives up without a try.
-            Event::NoticeGivenUp { job, tries, .. } => {
-                owed(state, *job, *tries, 1).or_else(|_| owed(state, *job, *tries, 0))
-            }
+            Event::Notice { job, tries, change } => noticed(state, *job, *tries, change),
             Event::JobsSubmitted { .. }
-            | Event::KeysExpired { .. }
+            | Event::KeysExpired(_)
             | Event::JobHeld { .. }
             | Event::JobReleased { .. }
             | Event::JobUpdated { .. }
             | Event::NodeRegistered { .. }
             | Event::NodeReturned { .. }
             | Event::NodeInventoryChanged { .. }
-            | Event::NodeSilenced { .. }
+            | Event::NodeSilenced(_)
             | Event::NodeModeSet { .. }
-            | Event::NodeEvicted { .. }
+            | Event::NodeEvicted(_)
             | Event::NodeClearing { .. }
             | Event::NodeForgotten { .. }
             | Event::QueueSet { .. }
@@ -108,6 +101,11 @@ impl History {
             | Event::ClusterRestored { .. }
             | Event::Restored(_) => Ok(()),
         }
+    }
+
+    fn report_taken(&mut self, node: NodeId, seq: u64) -> Result<(), Violation> {
+        let before = self.reports.insert(node, seq).unwrap_or(0);
+        ensure(seq > before, || format!("node {node}: report {seq} is taken after {before}"))
     }
 
     fn attempt_ended(&mut self, job: JobId, index: Index, attempt: Attempt, next: Next) -> Result<(), Violation> {
@@ -171,6 +169,15 @@ impl History {
 
     fn counts(&self, lease: LeaseId) -> Result<(), Violation> {
         ensure(!self.fenced.contains(&lease), || format!("a fact of lease {lease} counts, and it is fenced"))
+    }
+}
+
+/// A try counts once. A job that is forgotten first gives up without one.
+fn noticed(state: &State, job: JobId, tries: u32, change: &NoticeChange) -> Result<(), Violation> {
+    let tried = owed(state, job, tries, 1);
+    match change {
+        NoticeChange::Sent | NoticeChange::Failed { .. } => tried,
+        NoticeChange::GivenUp { .. } => tried.or_else(|_| owed(state, job, tries, 0)),
     }
 }
 

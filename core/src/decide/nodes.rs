@@ -95,7 +95,7 @@ impl Decider<'_> {
     pub(super) fn silent(&self, id: NodeId) -> Step {
         let mut step = Step::default();
         if self.state.nodes.get(&id).is_some_and(Node::connected) {
-            step.events.push(Event::NodeSilenced { node: id });
+            step.events.push(Event::NodeSilenced(id));
         }
         step
     }

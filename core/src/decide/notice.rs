@@ -4,7 +4,7 @@
 
 use super::Decider;
 use crate::effect::{Reply, Step};
-use crate::event::Event;
+use crate::event::{Event, NoticeChange};
 use crate::id::JobId;
 use crate::job::notice::{NOTICE_TRIES_MAX, NOTICE_WHY_MAX, NoticeStanding, Posted, wait_after};
 use crate::time::Time;
@@ -18,14 +18,14 @@ impl Decider<'_> {
             return step;
         };
         let tries = notice.tries + 1;
-        step.events.push(match posted {
-            Posted::Taken => Event::NoticeSent { job: id, tries },
+        let change = match posted {
+            Posted::Taken => NoticeChange::Sent,
             Posted::Failed { again: true, why } if tries < NOTICE_TRIES_MAX => {
-                let (not_before, why) = (self.now + wait_after(tries), short(why));
-                Event::NoticeFailed { job: id, tries, not_before, why }
+                NoticeChange::Failed { not_before: self.now + wait_after(tries), why: short(why) }
             }
-            Posted::Failed { why, .. } => Event::NoticeGivenUp { job: id, tries, why: short(why) },
-        });
+            Posted::Failed { why, .. } => NoticeChange::GivenUp { why: short(why) },
+        };
+        step.events.push(Event::Notice { job: id, tries, change });
         step
     }
 }

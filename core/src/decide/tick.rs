@@ -5,7 +5,7 @@ use super::scratch::{Scratch, infra_exit};
 use super::submit::KEY_KEPT;
 use crate::apply::CHUNK_LATE_AFTER;
 use crate::effect::Step;
-use crate::event::{Event, TokenEvent};
+use crate::event::{Event, NoticeChange, TokenEvent};
 use crate::id::{JobId, LeaseId};
 use crate::job::notice::{Notice, NoticeStanding};
 use crate::job::record::Outcome;
@@ -30,7 +30,7 @@ impl Decider<'_> {
         scratch.lost_leases();
         scratch.evictions();
         if self.state.index.keys.first().is_some_and(|(used, _, _)| *used + KEY_KEPT <= self.now) {
-            scratch.event(Event::KeysExpired { used_until: Time(self.now.0.saturating_sub(KEY_KEPT.0)) });
+            scratch.event(Event::KeysExpired(Time(self.now.0.saturating_sub(KEY_KEPT.0))));
         }
         if self.state.tokens.next_end().is_some_and(|end| end <= self.now) {
             scratch.event(Event::Token(TokenEvent::Expired { until: self.now }));
@@ -38,10 +38,10 @@ impl Decider<'_> {
         for job in self.old_jobs() {
             let notice = self.state.jobs.get(&job).and_then(|job| job.body.notice.as_deref());
             if let Some(Notice { tries, standing: NoticeStanding::Owed { .. }, .. }) = notice {
-                let why = "the job was forgotten first".to_owned();
-                scratch.event(Event::NoticeGivenUp { job, tries: *tries, why });
+                let change = NoticeChange::GivenUp { why: "the job was forgotten first".to_owned() };
+                scratch.event(Event::Notice { job, tries: *tries, change });
             }
-            scratch.event(Event::JobForgotten { job });
+            scratch.event(Event::JobForgotten(job));
         }
         scratch.step
     }
@@ -97,7 +97,7 @@ impl Scratch<'_> {
         let due = decider.state.index.evictions.iter().take_while(|(at, _)| *at <= decider.now);
         for node in due.filter_map(|(_, node)| decider.state.nodes.get(node)) {
             self.evict(node);
-            self.event(Event::NodeEvicted { node: node.body.id });
+            self.event(Event::NodeEvicted(node.body.id));
         }
     }
 

@@ -13,6 +13,38 @@ use crate::queue::{Limits, QueueKey};
 use crate::time::Time;
 use crate::token::{ApiToken, Tokens};
 
+/// One event in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its number, from 1, without gaps.
+    pub seq: u64,
+    /// Cluster time.
+    pub at: Time,
+    /// Wall time in ms since 1970, for people only.
+    pub wall_ms: u64,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What became of the notice of a job's end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoticeChange {
+    /// Somebody was told.
+    Sent,
+    /// A try failed; another follows.
+    Failed {
+        /// When the next may begin.
+        not_before: Time,
+        /// What it came to.
+        why: String,
+    },
+    /// Nobody tries any more.
+    GivenUp {
+        /// What the last try came to.
+        why: String,
+    },
+}
+
 /// Who asked for a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct By {
@@ -32,10 +64,8 @@ impl Event {
             | Event::JobReleased { job, .. }
             | Event::ElementsRetried { job, .. }
             | Event::JobUpdated { job, .. }
-            | Event::NoticeSent { job, .. }
-            | Event::NoticeFailed { job, .. }
-            | Event::NoticeGivenUp { job, .. }
-            | Event::JobForgotten { job }
+            | Event::Notice { job, .. }
+            | Event::JobForgotten(job)
             | Event::ChunkLeased { job, .. }
             | Event::GangLeased { job, .. }
             | Event::LeasePrepared { job, .. }
@@ -51,14 +81,14 @@ impl Event {
             | Event::LeaseFenced { job, .. }
             | Event::FenceConfirmed { job, .. }
             | Event::NodeExcluded { job, .. } => vec![*job],
-            Event::KeysExpired { .. }
+            Event::KeysExpired(_)
             | Event::ClusterRestored { .. }
             | Event::NodeRegistered { .. }
             | Event::NodeReturned { .. }
             | Event::NodeInventoryChanged { .. }
-            | Event::NodeSilenced { .. }
+            | Event::NodeSilenced(_)
             | Event::NodeModeSet { .. }
-            | Event::NodeEvicted { .. }
+            | Event::NodeEvicted(_)
             | Event::NodeClearing { .. }
             | Event::NodeForgotten { .. }
             | Event::QueueSet { .. }

@@ -10,7 +10,7 @@ use crate::apply::{apply, snapshot_events};
 use crate::check::{History, check};
 use crate::decide::decide;
 use crate::effect::{Effect, Reply, Step};
-use crate::event::{Event, Record};
+use crate::event::{Event, NoticeChange, Record};
 use crate::id::*;
 use crate::input::*;
 use crate::job::draft::{DemandDraft, JobDraft, WorkDraft};
@@ -344,12 +344,12 @@ pub(super) fn brief(event: &Event) -> String {
         }
         Event::ReportTaken { node, seq } => format!("report {seq} of n{node}"),
         Event::NodeModeSet { node, mode, .. } => format!("n{node} is {mode:?}"),
-        Event::NodeEvicted { node } => format!("n{node} is evicted"),
+        Event::NodeEvicted(node) => format!("n{node} is evicted"),
         Event::NodeClearing { node, leases } => {
             format!("n{node} clears {:?}", leases.iter().map(|lease| lease.0).collect::<Vec<_>>())
         }
         Event::LeasePreempted { lease, .. } => format!("preempted L{lease}"),
-        Event::NodeSilenced { node } => format!("n{node} is silent"),
+        Event::NodeSilenced(node) => format!("n{node} is silent"),
         Event::NodeReturned { node, .. } => format!("n{node} is back"),
         Event::NodeForgotten { node, .. } => format!("n{node} is forgotten"),
         Event::NodeRegistered { node, .. } => format!("n{node} is registered"),
@@ -357,13 +357,15 @@ pub(super) fn brief(event: &Event) -> String {
         Event::JobHeld { job, .. } => format!("held {job}"),
         Event::JobReleased { job, .. } => format!("released {job}"),
         Event::JobUpdated { job, .. } => format!("updated {job}"),
-        Event::NoticeSent { job, tries } => format!("told of {job} in {tries}"),
-        Event::NoticeFailed { job, tries, not_before, why } => {
-            format!("told nobody of {job} in {tries}: {why}; again at {not_before}")
-        }
-        Event::NoticeGivenUp { job, tries, why } => format!("tells nobody of {job} after {tries}: {why}"),
-        Event::JobForgotten { job } => format!("forgot job {job}"),
-        Event::KeysExpired { used_until } => format!("keys until {used_until} expired"),
+        Event::Notice { job, tries, change } => match change {
+            NoticeChange::Sent => format!("told of {job} in {tries}"),
+            NoticeChange::Failed { not_before, why } => {
+                format!("told nobody of {job} in {tries}: {why}; again at {not_before}")
+            }
+            NoticeChange::GivenUp { why } => format!("tells nobody of {job} after {tries}: {why}"),
+        },
+        Event::JobForgotten(job) => format!("forgot job {job}"),
+        Event::KeysExpired(used_until) => format!("keys until {used_until} expired"),
         Event::QueueSet { queue, limits, .. } => format!("queue {} {limits:?}", queue.name),
         Event::Join(join) => format!("join {join:?}"),
         Event::Token(change) => format!("{change:?}"),

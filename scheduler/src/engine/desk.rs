@@ -152,7 +152,7 @@ impl Desk {
                     }
                 }
             }
-            Event::JobForgotten { job } => {
+            Event::JobForgotten(job) => {
                 self.progress.remove(&job);
             }
             // Whoever is connected under the name has another certificate now, or is somebody else.
@@ -166,7 +166,7 @@ impl Desk {
                 self.liveness.forget(node);
             }
             Event::JobsSubmitted { .. }
-            | Event::KeysExpired { .. }
+            | Event::KeysExpired(_)
             | Event::JobCancelled { .. }
             | Event::JobHeld { .. }
             | Event::JobReleased { .. }
@@ -175,9 +175,9 @@ impl Desk {
             | Event::NodeRegistered { .. }
             | Event::NodeReturned { .. }
             | Event::NodeInventoryChanged { .. }
-            | Event::NodeSilenced { .. }
+            | Event::NodeSilenced(_)
             | Event::NodeModeSet { .. }
-            | Event::NodeEvicted { .. }
+            | Event::NodeEvicted(_)
             | Event::NodeClearing { .. }
             | Event::QueueSet { .. }
             | Event::TenantSet { .. }
@@ -196,9 +196,7 @@ impl Desk {
             | Event::LeaseFenced { .. }
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
-            | Event::NoticeSent { .. }
-            | Event::NoticeFailed { .. }
-            | Event::NoticeGivenUp { .. }
+            | Event::Notice { .. }
             | Event::ReportTaken { .. }
             | Event::Token(_)
             | Event::ClusterRestored { .. }

@@ -55,10 +55,10 @@ impl PhaseBook {
                 self.ended(*job, (*first, *last), *mean_us, durable_ns);
             }
             Event::AttemptEnded { job, index, exit, .. } => self.ended(*job, (*index, *index), exit.ran_us, durable_ns),
-            Event::JobForgotten { job } => {
+            Event::JobForgotten(job) => {
                 self.jobs.remove(job);
             }
-            Event::KeysExpired { .. }
+            Event::KeysExpired(_)
             | Event::JobCancelled { .. }
             | Event::JobHeld { .. }
             | Event::JobReleased { .. }
@@ -67,9 +67,9 @@ impl PhaseBook {
             | Event::NodeRegistered { .. }
             | Event::NodeReturned { .. }
             | Event::NodeInventoryChanged { .. }
-            | Event::NodeSilenced { .. }
+            | Event::NodeSilenced(_)
             | Event::NodeModeSet { .. }
-            | Event::NodeEvicted { .. }
+            | Event::NodeEvicted(_)
             | Event::NodeClearing { .. }
             | Event::NodeForgotten { .. }
             | Event::QueueSet { .. }
@@ -87,9 +87,7 @@ impl PhaseBook {
             | Event::LeaseFenced { .. }
             | Event::FenceConfirmed { .. }
             | Event::NodeExcluded { .. }
-            | Event::NoticeSent { .. }
-            | Event::NoticeFailed { .. }
-            | Event::NoticeGivenUp { .. }
+            | Event::Notice { .. }
             | Event::ReportTaken { .. }
             | Event::Token(_)
             | Event::ClusterRestored { .. }

@@ -93,7 +93,7 @@ struct Before {
 impl Projection {
     /// Folds `event` into `state` and notes which rows it changes.
     pub(crate) fn fold(&mut self, state: &mut State, now: Now, event: &Event) {
-        if let Event::JobForgotten { job } = event {
+        if let Event::JobForgotten(job) = event {
             self.old.extend(render::job(state, *job, now, true));
             self.old.extend(old::rows(state, *job, now));
         }
@@ -174,6 +174,7 @@ impl Projection {
     }
 
     fn note(&mut self, state: &State, now: Now, event: &Event, before: Option<&Before>, again: bool) {
+        let attempt = before.map_or(1, |before| before.attempt);
         match event {
             Event::JobsSubmitted { jobs, .. } => self.jobs.extend(jobs.iter().map(|job| job.id)),
             Event::JobHeld { job, .. }
@@ -183,14 +184,14 @@ impl Projection {
                 self.jobs.insert(*job);
             }
             Event::JobCancelled { job, .. } => self.cancelled(state, *job),
-            Event::JobForgotten { job } => {
+            Event::JobForgotten(job) => {
                 self.jobs.remove(job);
             }
             Event::NodeRegistered { node, .. }
             | Event::NodeReturned { node, .. }
             | Event::NodeInventoryChanged { node, .. }
-            | Event::NodeSilenced { node }
-            | Event::NodeEvicted { node }
+            | Event::NodeSilenced(node)
+            | Event::NodeEvicted(node)
             | Event::NodeClearing { node, .. }
             | Event::NodeModeSet { node, .. }
             | Event::NodeForgotten { node, .. } => {
@@ -218,20 +219,16 @@ impl Projection {
                 self.over(state, now, (*job, *index, *attempt), before, !ok || again);
             }
             Event::ElementsSucceeded { job, first, last, .. } => {
-                let attempt = before.map_or(1, |before| before.attempt);
                 self.used(state, *job, |used| used.attempts_ok += u64::from(last - first) + 1);
                 self.over(state, now, (*job, *first, attempt), before, again);
             }
             Event::ElementsReturned { job, first, .. } => {
-                let attempt = before.map_or(1, |before| before.attempt);
                 self.over(state, now, (*job, *first, attempt), before, false);
             }
             // Every node is silent now.
             Event::ClusterRestored { .. } => self.nodes.extend(state.nodes().map(|node| node.body.id)),
-            Event::KeysExpired { .. }
-            | Event::NoticeSent { .. }
-            | Event::NoticeFailed { .. }
-            | Event::NoticeGivenUp { .. }
+            Event::KeysExpired(_)
+            | Event::Notice { .. }
             | Event::QueueSet { .. }
             | Event::TenantSet { .. }
             | Event::RoundDecided { .. }
@@ -326,25 +323,23 @@ fn lease(event: &Event) -> Option<LeaseId> {
         | Event::LeaseFenced { lease, .. }
         | Event::FenceConfirmed { lease, .. } => Some(*lease),
         Event::JobsSubmitted { .. }
-        | Event::KeysExpired { .. }
+        | Event::KeysExpired(_)
         | Event::JobCancelled { .. }
         | Event::JobHeld { .. }
         | Event::JobReleased { .. }
         | Event::ElementsRetried { .. }
         | Event::JobUpdated { .. }
-        | Event::JobForgotten { .. }
+        | Event::JobForgotten(_)
         | Event::NodeRegistered { .. }
         | Event::NodeReturned { .. }
         | Event::NodeInventoryChanged { .. }
-        | Event::NodeSilenced { .. }
+        | Event::NodeSilenced(_)
         | Event::NodeModeSet { .. }
-        | Event::NodeEvicted { .. }
+        | Event::NodeEvicted(_)
         | Event::NodeClearing { .. }
         | Event::LeasePreempted { .. }
         | Event::NodeForgotten { .. }
-        | Event::NoticeSent { .. }
-        | Event::NoticeFailed { .. }
-        | Event::NoticeGivenUp { .. }
+        | Event::Notice { .. }
         | Event::QueueSet { .. }
         | Event::TenantSet { .. }
         | Event::RoundDecided { .. }

@@ -129,7 +129,7 @@ fn after_a_failed_write_nothing_is_appended_any_more() {
     let dir = tempfile::tempdir().unwrap();
     let (mut store, _) = SqliteStore::open(dir.path(), None).unwrap();
     store.database.connection.execute_batch("PRAGMA query_only=ON").unwrap();
-    let event = Event::KeysExpired { used_until: Time(1) };
+    let event = Event::KeysExpired(Time(1));
     let failed = store.append(Time(2), 2, std::slice::from_ref(&event), &[]);
     assert!(matches!(failed, Err(AppendError::Latched(_))), "{failed:?}");
     store.database.connection.execute_batch("PRAGMA query_only=OFF").unwrap();

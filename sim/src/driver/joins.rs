@@ -1,9 +1,11 @@
-//! Machines that ask to be let in, with secrets that are right or not.
+//! Who is let in: tokens of people, and machines that ask with secrets that are right or not.
 
-use gangsaw_core::id::{NodeName, Tenant};
+use gangsaw_core::access::Role;
+use gangsaw_core::id::{Actor, NodeName, Tenant, TokenId};
 use gangsaw_core::input::Input;
 use gangsaw_core::join::{Hash, JoinInput};
 use gangsaw_core::time::Millis;
+use gangsaw_core::token::TokenDraft;
 
 use super::Client;
 use crate::world::World;
@@ -17,6 +19,22 @@ fn secret(token: u64) -> Hash {
 }
 
 impl World {
+    /// Makes tokens that last a while, and revokes some that may be gone.
+    pub(super) fn change_tokens(&mut self) {
+        let newest = u32::try_from(self.clients.tokens).unwrap_or(u32::MAX);
+        let input = if newest > 0 && self.rng.permille(400) {
+            Input::RevokeToken { token: TokenId(newest.saturating_sub(u32::try_from(self.rng.below(4)).unwrap_or(0))) }
+        } else {
+            self.clients.tokens += 1;
+            let Ok(actor) = Actor::new("eve") else { return };
+            let life = self.rng.permille(800).then(|| Millis(self.rng.range(1, 60_000)));
+            let (role, digest) = (Role::Submitter, [u8::try_from(newest % 251).unwrap_or(0); 32]);
+            Input::CreateToken(TokenDraft { actor, role, user: String::from("eve"), digest, life })
+        };
+        let tenant = self.tenant();
+        self.call(Client::Careless, tenant, input);
+    }
+
     /// Makes join tokens, takes some back, and shows them: some ended, some with a wrong secret, some again.
     pub(super) fn change_joins(&mut self) {
         let newest =

@@ -1,6 +1,6 @@
 //! From a stored message to its event.
 
-use gangsaw_core::event::{Event as E, GangPart, Raised, Restored, TokenEvent};
+use gangsaw_core::event::{Event as E, GangPart, NoticeChange, Raised, Restored, TokenEvent};
 use gangsaw_core::id::{IdempotencyKey, JobId, LeaseId, NodeId, NodeName, QueueName, Tenant, TokenId};
 use gangsaw_core::join::JoinRestored;
 use gangsaw_core::time::{Millis, Time};
@@ -17,13 +17,13 @@ use crate::wire::{Malformed, need, node, terms};
 pub(super) fn event(event: W) -> Result<E, Malformed> {
     Ok(match event {
         W::JobsSubmitted(m) => return submitted(m),
-        W::KeysExpired(m) => E::KeysExpired { used_until: Time(m.used_until_ms) },
+        W::KeysExpired(m) => E::KeysExpired(Time(m.used_until_ms)),
         W::JobCancelled(m) => return cancelled(m),
         W::JobHeld(m) => E::JobHeld { by: by_from(m.by)?, job: JobId(m.job_id) },
         W::JobReleased(m) => E::JobReleased { by: by_from(m.by)?, job: JobId(m.job_id) },
         W::ElementsRetried(m) => return retried(m),
         W::JobUpdated(m) => return updated(m),
-        W::JobForgotten(m) => E::JobForgotten { job: JobId(m.job_id) },
+        W::JobForgotten(m) => E::JobForgotten(JobId(m.job_id)),
         W::NodeRegistered(m) => return registered(m),
         W::NodeReturned(m) => {
             E::NodeReturned { node: NodeId(m.node_id), boot_id: m.boot_id, agent_version: m.agent_version }
@@ -32,13 +32,13 @@ pub(super) fn event(event: W) -> Result<E, Malformed> {
             let inventory = node::inventory_from(need(m.inventory, "inventory")?)?;
             E::NodeInventoryChanged { node: NodeId(m.node_id), inventory }
         }
-        W::NodeSilenced(m) => E::NodeSilenced { node: NodeId(m.node_id) },
+        W::NodeSilenced(m) => E::NodeSilenced(NodeId(m.node_id)),
         W::NodeModeSet(m) => {
             let mode = need(terms::mode_from(m.mode), "mode")?;
             let evict_at = m.evict_at_ms.map(Time);
             E::NodeModeSet { by: by_from(m.by)?, node: NodeId(m.node_id), mode, reason: m.reason, evict_at }
         }
-        W::NodeEvicted(m) => E::NodeEvicted { node: NodeId(m.node_id) },
+        W::NodeEvicted(m) => E::NodeEvicted(NodeId(m.node_id)),
         W::NodeClearing(m) => {
             E::NodeClearing { node: NodeId(m.node_id), leases: m.leases.into_iter().map(LeaseId).collect() }
         }
@@ -105,12 +105,14 @@ fn ending(event: W) -> Result<E, Malformed> {
             let (job, node) = (JobId(m.job_id), NodeId(m.node_id));
             E::NodeExcluded { job, node, until: Time(m.until_ms), reason: m.reason }
         }
-        W::NoticeSent(m) => E::NoticeSent { job: JobId(m.job_id), tries: m.tries },
+        W::NoticeSent(m) => E::Notice { job: JobId(m.job_id), tries: m.tries, change: NoticeChange::Sent },
         W::NoticeFailed(m) => {
-            let (job, not_before) = (JobId(m.job_id), Time(m.not_before_ms));
-            E::NoticeFailed { job, tries: m.tries, not_before, why: m.why }
+            let change = NoticeChange::Failed { not_before: Time(m.not_before_ms), why: m.why };
+            E::Notice { job: JobId(m.job_id), tries: m.tries, change }
         }
-        W::NoticeGivenUp(m) => E::NoticeGivenUp { job: JobId(m.job_id), tries: m.tries, why: m.why },
+        W::NoticeGivenUp(m) => {
+            E::Notice { job: JobId(m.job_id), tries: m.tries, change: NoticeChange::GivenUp { why: m.why } }
+        }
         W::TokenCreated(m) => {
             let token = Box::new(part::token_from(need(m.token, "token")?)?);
             E::Token(TokenEvent::Created { by: by_from(m.by)?, token })

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use gangsaw_core::access::Role;
-use gangsaw_core::event::{By, GangPart, NewJob, Raised, Restored, TokenEvent};
+use gangsaw_core::event::{By, GangPart, NewJob, NoticeChange, Raised, Restored, TokenEvent};
 use gangsaw_core::id::{
     Actor, DeviceId, IdempotencyKey, JobId, JobName, LeaseId, NodeId, NodeName, QueueName, RequestId, Tenant, TokenId,
 };
@@ -480,17 +480,17 @@ const VARIANTS: usize = 58;
 fn variant(event: &Event) -> usize {
     match event {
         Event::JobsSubmitted { .. } => 0,
-        Event::KeysExpired { .. } => 1,
+        Event::KeysExpired(_) => 1,
         Event::JobCancelled { .. } => 2,
         Event::JobHeld { .. } => 3,
         Event::JobReleased { .. } => 4,
         Event::ElementsRetried { .. } => 5,
         Event::JobUpdated { .. } => 6,
-        Event::JobForgotten { .. } => 7,
+        Event::JobForgotten(_) => 7,
         Event::NodeRegistered { .. } => 8,
         Event::NodeReturned { .. } => 9,
         Event::NodeInventoryChanged { .. } => 10,
-        Event::NodeSilenced { .. } => 11,
+        Event::NodeSilenced(_) => 11,
         Event::NodeModeSet { .. } => 12,
         Event::NodeForgotten { .. } => 13,
         Event::QueueSet { .. } => 14,
@@ -522,7 +522,7 @@ fn variant(event: &Event) -> usize {
         Event::Token(TokenEvent::Expired { .. }) => 45,
         Event::Restored(Restored::Tokens(_)) => 46,
         Event::TenantSet { .. } => 38,
-        Event::NodeEvicted { .. } => 40,
+        Event::NodeEvicted(_) => 40,
         Event::NodeClearing { .. } => 41,
         Event::LeasePreempted { .. } => 42,
         Event::Restored(Restored::Tenant { .. }) => 39,
@@ -536,9 +536,9 @@ fn variant(event: &Event) -> usize {
             JoinRestored::Next { .. } => 53,
         },
         Event::ClusterRestored { .. } => 54,
-        Event::NoticeSent { .. } => 55,
-        Event::NoticeFailed { .. } => 56,
-        Event::NoticeGivenUp { .. } => 57,
+        Event::Notice { change: NoticeChange::Sent, .. } => 55,
+        Event::Notice { change: NoticeChange::Failed { .. }, .. } => 56,
+        Event::Notice { change: NoticeChange::GivenUp { .. }, .. } => 57,
     }
 }
 
@@ -552,7 +552,7 @@ fn event(number: usize, m: &mut Maker) -> Event {
             digest: m.number(),
             jobs: m.many(|m| NewJob { id: m.job(), spec: Arc::new(m.spec()), after: m.many(Maker::after) }),
         },
-        1 => Event::KeysExpired { used_until: m.time() },
+        1 => Event::KeysExpired(m.time()),
         2 => Event::JobCancelled { by: m.by(), job: m.job(), elements: m.elements(), cause: m.cause() },
         3 => Event::JobHeld { by: m.by(), job: m.job() },
         4 => Event::JobReleased { by: m.by(), job: m.job() },
@@ -564,7 +564,7 @@ fn event(number: usize, m: &mut Maker) -> Event {
             queue: m.maybe(Maker::queue),
             time_limit: m.maybe(|m| Millis(m.number())),
         },
-        7 => Event::JobForgotten { job: m.job() },
+        7 => Event::JobForgotten(m.job()),
         8 => Event::NodeRegistered {
             node: m.node(),
             name: NodeName::new(&m.text()).unwrap(),
@@ -575,7 +575,7 @@ fn event(number: usize, m: &mut Maker) -> Event {
         },
         9 => Event::NodeReturned { node: m.node(), boot_id: m.text(), agent_version: m.text() },
         10 => Event::NodeInventoryChanged { node: m.node(), inventory: m.inventory() },
-        11 => Event::NodeSilenced { node: m.node() },
+        11 => Event::NodeSilenced(m.node()),
         12 => {
             let evict_at = m.maybe(Maker::time);
             Event::NodeModeSet { by: m.by(), node: m.node(), mode: m.mode(), reason: m.text(), evict_at }
@@ -724,7 +724,7 @@ fn event(number: usize, m: &mut Maker) -> Event {
         }
         38 => Event::TenantSet { by: m.by(), tenant: m.tenant(), limits: m.limits() },
         39 => Event::Restored(Restored::Tenant { tenant: m.tenant(), limits: m.limits() }),
-        40 => Event::NodeEvicted { node: m.node() },
+        40 => Event::NodeEvicted(m.node()),
         41 => Event::NodeClearing { node: m.node(), leases: m.many(Maker::lease).into_iter().collect() },
         42 => Event::LeasePreempted { lease: m.lease(), job: m.job() },
         54 => Event::ClusterRestored(Raised {
@@ -735,9 +735,12 @@ fn event(number: usize, m: &mut Maker) -> Event {
             node: m.small(),
             attempt_base: m.small(),
         }),
-        55 => Event::NoticeSent { job: m.job(), tries: m.small() },
-        56 => Event::NoticeFailed { job: m.job(), tries: m.small(), not_before: m.time(), why: m.text() },
-        57 => Event::NoticeGivenUp { job: m.job(), tries: m.small(), why: m.text() },
+        55 => Event::Notice { job: m.job(), tries: m.small(), change: NoticeChange::Sent },
+        56 => {
+            let change = NoticeChange::Failed { not_before: m.time(), why: m.text() };
+            Event::Notice { job: m.job(), tries: m.small(), change }
+        }
+        57 => Event::Notice { job: m.job(), tries: m.small(), change: NoticeChange::GivenUp { why: m.text() } },
         _ => unreachable!("there are {VARIANTS} variants"),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use gangsaw_core::event::{By, Event as E, GangPart, NewJob, Raised, Restored, TokenEvent};
+use gangsaw_core::event::{By, Event as E, GangPart, NewJob, NoticeChange, Raised, Restored, TokenEvent};
 use gangsaw_core::id::{IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, QueueName, Tenant};
 use gangsaw_core::job::body::{After, CancelCause};
 use gangsaw_core::job::record::{Exit, Outcome};
@@ -23,29 +23,22 @@ use crate::wire::{node as nodes, terms};
 pub(super) fn event(event: &E) -> W {
     match event {
         E::JobsSubmitted { by, tenant, user, key, digest, jobs } => submitted(by, tenant, user, key, *digest, jobs),
-        E::KeysExpired { used_until } => W::KeysExpired(log::KeysExpired { used_until_ms: used_until.0 }),
+        E::KeysExpired(used_until) => W::KeysExpired(log::KeysExpired { used_until_ms: used_until.0 }),
         E::JobCancelled { by, job, elements, cause } => cancelled(by, *job, elements, *cause),
         E::JobHeld { by: who, job } => W::JobHeld(log::JobHeld { by: by(who), job_id: job.0 }),
         E::JobReleased { by: who, job } => W::JobReleased(log::JobReleased { by: by(who), job_id: job.0 }),
         E::ElementsRetried { by, job, elements, after } => retried(by, *job, elements, after),
         E::JobUpdated { by, job, priority, queue, time_limit } => updated(by, *job, *priority, queue, *time_limit),
-        &E::NoticeSent { job, tries } => W::NoticeSent(log::NoticeSent { job_id: job.0, tries }),
-        &E::NoticeFailed { job, tries, not_before, ref why } => {
-            let (job_id, not_before_ms, why) = (job.0, not_before.0, why.clone());
-            W::NoticeFailed(log::NoticeFailed { job_id, tries, not_before_ms, why })
-        }
-        &E::NoticeGivenUp { job, tries, ref why } => {
-            W::NoticeGivenUp(log::NoticeGivenUp { job_id: job.0, tries, why: why.clone() })
-        }
-        E::JobForgotten { job } => W::JobForgotten(log::JobForgotten { job_id: job.0 }),
+        E::Notice { job, tries, change } => notice(*job, *tries, change),
+        E::JobForgotten(job) => W::JobForgotten(log::JobForgotten { job_id: job.0 }),
         E::NodeRegistered { node, name, uuid, boot_id, agent_version, inventory } => {
             registered(*node, name, [uuid, boot_id, agent_version], inventory)
         }
         E::NodeReturned { node, boot_id, agent_version } => node_returned(*node, boot_id, agent_version),
         E::NodeInventoryChanged { node, inventory } => inventory_changed(*node, inventory),
-        E::NodeSilenced { node } => W::NodeSilenced(log::NodeSilenced { node_id: node.0 }),
+        E::NodeSilenced(node) => W::NodeSilenced(log::NodeSilenced { node_id: node.0 }),
         E::NodeModeSet { by, node, mode, reason, evict_at } => mode_set(by, *node, *mode, reason, *evict_at),
-        E::NodeEvicted { node } => W::NodeEvicted(log::NodeEvicted { node_id: node.0 }),
+        E::NodeEvicted(node) => W::NodeEvicted(log::NodeEvicted { node_id: node.0 }),
         E::NodeClearing { node, leases } => clearing(*node, leases),
         E::NodeForgotten { by: who, node } => W::NodeForgotten(log::NodeForgotten { by: by(who), node_id: node.0 }),
         E::QueueSet { by, queue, limits } => queue_set(by, queue, *limits),
@@ -82,9 +75,7 @@ pub(super) fn event(event: &E) -> W {
             let outcome = terms::outcome(outcome).into();
             W::AttemptEnded(log::AttemptEnded { lease_id, job_id, index, attempt, outcome, exit, next })
         }
-        &E::ElementsReturned { lease, job, first, last } => {
-            W::ElementsReturned(log::ElementsReturned { lease_id: lease.0, job_id: job.0, first, last })
-        }
+        E::ElementsReturned { lease, job, first, last } => returned(*lease, *job, *first, *last),
         E::LeaseTrimmed { lease, job } => W::LeaseTrimmed(log::LeaseTrimmed { lease_id: lease.0, job_id: job.0 }),
         E::LeasePreempted { lease, job } => W::LeasePreempted(log::LeasePreempted { lease_id: lease.0, job_id: job.0 }),
         E::LeaseFenced { lease, job } => W::LeaseFenced(log::LeaseFenced { lease_id: lease.0, job_id: job.0 }),
@@ -97,6 +88,22 @@ pub(super) fn event(event: &E) -> W {
         E::Token(change) => token_event(change),
         E::ClusterRestored(to) => raised(to),
         E::Restored(part) => restored(part),
+    }
+}
+
+fn returned(lease: LeaseId, job: JobId, first: Index, last: Index) -> W {
+    W::ElementsReturned(log::ElementsReturned { lease_id: lease.0, job_id: job.0, first, last })
+}
+
+fn notice(job: JobId, tries: u32, change: &NoticeChange) -> W {
+    let job_id = job.0;
+    match change {
+        NoticeChange::Sent => W::NoticeSent(log::NoticeSent { job_id, tries }),
+        NoticeChange::Failed { not_before, why } => {
+            let (not_before_ms, why) = (not_before.0, why.clone());
+            W::NoticeFailed(log::NoticeFailed { job_id, tries, not_before_ms, why })
+        }
+        NoticeChange::GivenUp { why } => W::NoticeGivenUp(log::NoticeGivenUp { job_id, tries, why: why.clone() }),
     }
 }
 

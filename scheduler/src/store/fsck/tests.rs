@@ -99,7 +99,7 @@ impl Work {
     }
 
     fn forget(&mut self, job: JobId) {
-        self.append(&[Event::JobForgotten { job }], |_, _| Vec::new());
+        self.append(&[Event::JobForgotten(job)], |_, _| Vec::new());
     }
 }
 

@@ -36,7 +36,7 @@ impl Ground for Server {
 }
 
 fn event(at: u64) -> Event {
-    Event::KeysExpired { used_until: Time(at) }
+    Event::KeysExpired(Time(at))
 }
 
 #[test]

@@ -123,7 +123,7 @@ pub(crate) fn a_forgotten_job_is_found_in_its_rows_with_its_tasks(ground: &dyn G
     let submit = Submit { key: IdempotencyKey::new("k").unwrap(), user: "ada".into(), jobs: vec![spec] };
     both.feed(5, Input::Submit(submit));
     both.feed(9, Input::Cancel { job: JobId(1), elements: None });
-    let forgotten = [Event::JobForgotten { job: JobId(1) }];
+    let forgotten = [Event::JobForgotten(JobId(1))];
     let rows = both.project(20, &forgotten);
     assert!(rows.len() <= 3, "five thousand alike tasks are one row: {}", rows.len());
     both.store.append(Time(20), 1_020, &forgotten, &rows).unwrap();
