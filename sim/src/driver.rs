@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use gangsaw_core::agent;
 use gangsaw_core::effect::{RefusalKind, Reply};
-use gangsaw_core::id::{Actor, IdempotencyKey, JobId, NodeName, QueueName, Tenant};
+use gangsaw_core::id::{IdempotencyKey, JobId, NodeName, QueueName, Tenant};
 use gangsaw_core::input::{Change, Input, Submit};
 use gangsaw_core::job::spec::JobSpec;
 use gangsaw_core::node::NodeMode;

@@ -99,7 +99,7 @@ fn unreadable(error: OpenError) -> Failure {
         OpenError::Format { .. } => {
             failure("store-format", sentence, "use the version of gangsaw that wrote it", STORE)
         }
-        OpenError::Sqlite { .. } | OpenError::Io { .. } => {
+        OpenError::Sqlite { .. } | OpenError::Io { .. } | OpenError::Postgres(_) => {
             failure("store-unreadable", sentence, "name the scheduler's folder with --state", STORE)
         }
     }
