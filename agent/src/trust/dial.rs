@@ -100,6 +100,7 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
 }
 
 /// Says what a TLS failure means to the one who reads it on the client's side.
+#[expect(clippy::wildcard_enum_match_arm, reason = "another crate's errors; those that people meet are named")]
 pub(super) fn explain(error: &rustls::Error) -> String {
     use CertificateError::{
         ApplicationVerificationFailure, ExpiredContext, NotValidForNameContext, NotValidYetContext, UnknownIssuer,

@@ -174,7 +174,7 @@ impl Projection {
     }
 
     fn note(&mut self, state: &State, now: Now, event: &Event, before: Option<&Before>, again: bool) {
-        let attempt = before.map_or(1, |before| before.attempt);
+        let tried = before.map_or(1, |before| before.attempt);
         match event {
             Event::JobsSubmitted { jobs, .. } => self.jobs.extend(jobs.iter().map(|job| job.id)),
             Event::JobHeld { job, .. }
@@ -220,10 +220,10 @@ impl Projection {
             }
             Event::ElementsSucceeded { job, first, last, .. } => {
                 self.used(state, *job, |used| used.attempts_ok += u64::from(last - first) + 1);
-                self.over(state, now, (*job, *first, attempt), before, again);
+                self.over(state, now, (*job, *first, tried), before, again);
             }
             Event::ElementsReturned { job, first, .. } => {
-                self.over(state, now, (*job, *first, attempt), before, false);
+                self.over(state, now, (*job, *first, tried), before, false);
             }
             // Every node is silent now.
             Event::ClusterRestored { .. } => self.nodes.extend(state.nodes().map(|node| node.body.id)),
