@@ -87,7 +87,7 @@ fn input() -> impl Strategy<Value = Input> {
     let phase = prop_oneof![Just(Phase::Prepared), Just(Phase::Running), Just(Phase::Ended)];
     let leases = prop::collection::vec((1_u64..12, phase), 0..4);
     let hello = (1_u32..4, 0_u32..3, 1_u32..4, 0_u64..6, 0_u32..3, leases);
-    let evict = prop::option::of((0_u64..3).prop_map(|minutes| Millis::minutes(minutes)));
+    let evict = prop::option::of((0_u64..3).prop_map(Millis::minutes));
     let mode = prop_oneof![Just(NodeMode::Active), Just(NodeMode::Cordoned), Just(NodeMode::Draining)];
     prop_oneof![
         6 => (prop::collection::vec(draft(), 1..3), 0_u32..20).prop_map(|(jobs, key)| Input::Submit(Submit {

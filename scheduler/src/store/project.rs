@@ -184,9 +184,7 @@ impl Projection {
                 self.jobs.insert(*job);
             }
             Event::JobCancelled { job, .. } => self.cancelled(state, *job),
-            Event::JobForgotten(job) => {
-                self.jobs.remove(job);
-            }
+            Event::JobForgotten(job) => self.jobs.retain(|touched| touched != job),
             Event::NodeRegistered { node, .. }
             | Event::NodeReturned { node, .. }
             | Event::NodeInventoryChanged { node, .. }
