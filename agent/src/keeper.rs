@@ -175,12 +175,19 @@ impl Keeper {
                 None
             }
         };
-        let alive = self.elders.iter().flat_map(|elder| &elder.leases).map(|held| held.lease_id).collect();
+        // What an elder holds no more has ended there, and only its facts say how.
+        let (held, more, fallen) = self.ask_elders().await;
+        let facts = facts.map(|own| own.into_iter().chain(more).collect());
+        let alive = held.iter().map(|held| held.lease_id).collect();
         self.say(Heard::Dead(facts, alive)).await?;
         let leases = self.parts.clears.recv().await?;
         let (state, killed) = (self.place.state.clone(), leases.clone());
         self.killed(move || kill_leftovers(&state, &killed)).await?;
-        self.say(Heard::Cleared(leases)).await
+        self.say(Heard::Cleared(leases)).await?;
+        for elder in fallen {
+            self.fell(elder).await?;
+        }
+        Some(())
     }
 
     /// Kills until nothing is left. Nothing when the agent stops.

@@ -65,6 +65,8 @@ fn a_tenants_limit_holds_across_its_queues() {
         cluster.run(&["cancel", &job.to_string()]);
         cluster.until(job, "CANCELLED");
     }
-    let both = cluster.run(&["queue", "set", "blue", "--tenant", "default"]);
-    assert_eq!(both.status.code(), Some(2), "a queue or a tenant, not both");
+    cluster.json(&["queue", "set", "blue", "--tenant", "default", "--max-running", "3"]);
+    let queues = cluster.json(&["queue", "list"]);
+    let blue = queues["queues"].as_array().unwrap().iter().find(|queue| queue["name"] == "blue").cloned().unwrap();
+    assert_eq!((&blue["tenant"], &blue["max_running"]), (&"default".into(), &3.into()), "a queue of that tenant");
 }

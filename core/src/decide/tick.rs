@@ -131,7 +131,8 @@ impl State {
         let chunk = index.chunk_times.first().map(|(granted, _)| *granted + CHUNK_LATE_AFTER);
         let gang = index.preparing.first().map(|(time, _, _)| *time);
         let key = index.keys.first().map(|(used, _, _)| *used + KEY_KEPT);
-        let job = index.ended.first().map(|(ended, _)| *ended + JOB_KEPT);
+        let kept = if index.ended.len() > JOBS_ENDED_MAX { Millis(0) } else { JOB_KEPT };
+        let job = index.ended.first().map(|(ended, _)| *ended + kept);
         let eviction = index.evictions.first().map(|(at, _)| *at);
         let token = self.tokens.next_end();
         [lost, wake, chunk, gang, key, job, eviction, token].into_iter().flatten().min()

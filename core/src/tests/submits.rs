@@ -142,3 +142,33 @@ fn jobs_of_one_shell_share_what_they_have_in_common() {
     w.state = restored;
     same(&w);
 }
+
+#[test]
+fn a_job_too_many_wakes_the_scheduler_that_forgets_it() {
+    let mut w = World::with_nodes(&[]);
+    let event = |id: u64| {
+        let job = crate::event::NewJob { id: JobId(id), spec: spec(), after: Vec::new() };
+        let by =
+            crate::event::By { actor: crate::id::Actor::scheduler(), request_id: crate::id::RequestId::internal() };
+        let key = crate::id::IdempotencyKey::new(&format!("k{id}")).unwrap();
+        let (tenant, user) = (crate::id::Tenant::default(), String::from("ada"));
+        crate::event::Event::JobsSubmitted { by, tenant, user, key, digest: id, jobs: vec![job] }
+    };
+    let cancel = |id: u64| crate::event::Event::JobCancelled {
+        by: crate::event::By { actor: crate::id::Actor::scheduler(), request_id: crate::id::RequestId::internal() },
+        job: JobId(id),
+        elements: crate::ranges::RangeSet::range(0, 0),
+        cause: crate::job::body::CancelCause::Asked,
+    };
+    let most = crate::decide::JOBS_ENDED_MAX as u64;
+    for id in 1..=most + 1 {
+        assert!(w.state.next_wake().is_none_or(|wake| wake > w.state.now()), "{id} jobs are not too many");
+        crate::apply::apply(&mut w.state, crate::time::Time(5), &event(id));
+        crate::apply::apply(&mut w.state, crate::time::Time(5), &cancel(id));
+    }
+    assert!(w.state.next_wake().unwrap() <= w.state.now());
+}
+
+fn spec() -> Arc<crate::job::spec::JobSpec> {
+    Arc::new(crate::job::spec::JobSpec::try_from(sleep()).unwrap())
+}

@@ -23,6 +23,8 @@ use super::sqlite;
 const INBOX: usize = 4;
 /// Bytes of batches that one archiving step reads, and so holds in memory.
 const STEP_BYTES: usize = 8 << 20;
+/// Frames of the write-ahead log, 4 KiB each, above which appends wait until it is empty: 64 MB.
+const WAL_FRAMES_MAX: i64 = 16_384;
 /// Rows that one deletion takes, so that an append waits a few milliseconds at most.
 const DELETE_ROWS: i64 = 256;
 
@@ -132,6 +134,7 @@ impl Work {
                 Chore::Checkpoint => tolerate_full(self.checkpoint("PASSIVE"))?,
                 Chore::Snapshot(snapshot) => {
                     tolerate_full(self.write_snapshot(&snapshot).and_then(|()| self.archive()))?;
+                    tolerate_full(self.checkpoint("PASSIVE"))?;
                 }
             }
         }
@@ -139,7 +142,13 @@ impl Work {
     }
 
     fn checkpoint(&self, mode: &str) -> Result<(), KeeperError> {
-        self.connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))?;
+        let pragma = format!("PRAGMA wal_checkpoint({mode})");
+        let frames: i64 = self.connection.query_row(&pragma, [], |row| row.get(1))?;
+        if mode == "PASSIVE" && frames > WAL_FRAMES_MAX {
+            // Who appends all the time never lets a passive one reach the end, and the log would grow for ever. What is
+            // left after one is little, so appends wait for milliseconds.
+            self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        }
         Ok(())
     }
 
