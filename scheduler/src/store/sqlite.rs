@@ -13,7 +13,7 @@
 pub(crate) mod tables;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, params};
 
@@ -28,6 +28,10 @@ use tables::{PROJECTED, SCHEMA};
 pub(crate) const FORMAT: i64 = 2;
 /// How long a transaction waits for the keeper's; each of the keeper's takes a few milliseconds.
 const BUSY_WAIT: Duration = Duration::from_secs(20);
+/// How long another scheduler's lock is waited for, and the pause between two looks: of one that was killed, threads may
+/// still be ending.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// Why a database cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
@@ -209,10 +213,14 @@ pub(crate) fn lock(folder: &Path, path: &Path) -> Result<std::fs::File, OpenErro
     let lock_path = folder.join("gangsaw.db.lock");
     let io = |source| OpenError::Io { path: lock_path.clone(), source };
     let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(io)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse(path.to_owned())),
-        Err(error) => Err(io(error.into())),
+    let until = Instant::now() + LOCK_WAIT;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(LOCK_RETRY),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(OpenError::InUse(path.to_owned())),
+            Err(error) => return Err(io(error.into())),
+        }
     }
 }
 

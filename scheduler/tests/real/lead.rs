@@ -52,6 +52,15 @@ impl Member {
         kill_process(Pid::from_child(&self.process.0), signal).unwrap();
     }
 
+    async fn until_it_stands_still(&self) {
+        let status = format!("/proc/{}/status", self.process.0.id());
+        let begun = Instant::now();
+        while !std::fs::read_to_string(&status).unwrap().contains("State:\tT") {
+            assert!(begun.elapsed() < PATIENCE, "it does not stop");
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Asks for a job nobody has; whoever leads says so.
     async fn leads(&self) -> Result<bool, tonic::Status> {
         let job = Some(jobs::Selector { job_id: u64::MAX, elements: Vec::new() });
@@ -205,6 +214,8 @@ async fn a_leader_that_was_stopped_beyond_its_lease_writes_nothing_when_it_wakes
     let epoch = || server.sql("SELECT epoch FROM gangsaw.leader").parse::<u64>().unwrap();
     let first = epoch();
     stopped.signal(Signal::STOP);
+    // The signal takes hold when one of its threads runs next; until then the others go on.
+    stopped.until_it_stands_still().await;
     // What it is asked while it is stopped it will find when it wakes.
     let (clients, late) = (stopped.clients.clone(), shell("late", "true"));
     let late = tokio::spawn(async move { clients.jobs.clone().submit(late).await });
