@@ -28,6 +28,7 @@ mod wire;
 
 pub use config::{Config, NODE_CERTIFICATE_LIFE, Ready, ServeError};
 pub use engine::EngineError;
+pub use rpc::caller::user_name;
 pub use serve::serve;
 pub use store::backup::{Backed, BackupError, backup};
 pub use store::contract::AppendError;

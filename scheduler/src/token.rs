@@ -51,12 +51,7 @@ impl Token {
 
     /// Makes a new secret.
     pub(crate) fn random() -> io::Result<Token> {
-        let mut bytes = [0_u8; TOKEN_BYTES];
-        let mut filled = 0;
-        while filled < TOKEN_BYTES {
-            filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())?;
-        }
-        Ok(Token(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
+        random::<TOKEN_BYTES>().map(|bytes| Token(hex(&bytes)))
     }
 
     /// Returns whether `presented` is this token, in time that does not depend on where they differ.
@@ -70,6 +65,21 @@ impl Token {
     pub fn secret(&self) -> &str {
         &self.0
     }
+}
+
+/// Returns bytes that nobody can guess.
+pub(crate) fn random<const BYTES: usize>() -> io::Result<[u8; BYTES]> {
+    let mut bytes = [0_u8; BYTES];
+    let mut filled = 0;
+    while filled < BYTES {
+        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())?;
+    }
+    Ok(bytes)
+}
+
+/// Writes bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Compares a secret with what was presented, in time that does not depend on where they differ.

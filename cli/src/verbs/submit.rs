@@ -110,12 +110,5 @@ fn shown(rejected: &Rejected) -> Failure {
 
 /// The operating system user's name.
 pub(crate) fn user() -> String {
-    let uid = rustix::process::getuid().as_raw();
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let named = passwd.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
-    });
-    named.or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| format!("uid-{uid}"))
+    gangsaw_scheduler::user_name(rustix::process::getuid().as_raw())
 }

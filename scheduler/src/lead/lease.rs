@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::boot_ns;
 use crate::store::postgres::link::Target;
 use crate::store::postgres::schema::LOCK_CLASS;
+use crate::token::{hex, random};
 
 /// Time between two renewals.
 pub(crate) const RENEW_EVERY: Duration = Duration::from_millis(1_500);
@@ -45,13 +46,7 @@ pub(crate) struct Holder {
 impl Holder {
     /// Returns a holder nobody was before.
     pub(crate) fn random() -> std::io::Result<Holder> {
-        let mut bytes = [0_u8; 16];
-        let got = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-        if got < bytes.len() {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
-        let id = bytes[..12].iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Holder { id, lock: i32::from_le_bytes([bytes[12], bytes[13], bytes[14], bytes[15]]) })
+        Ok(Holder { id: hex(&random::<12>()?), lock: i32::from_le_bytes(random()?) })
     }
 }
 

@@ -76,11 +76,9 @@ impl Denial {
 }
 
 impl Gate {
-    /// Finds who calls. Absent: nobody this scheduler knows.
-    fn caller(&self, request: &Request) -> Option<Found> {
-        let Some(presented) = bearer(request.headers()) else {
-            return request.extensions().get::<PeerNode>().map(|node| (Caller::Agent(node.clone()), None));
-        };
+    /// Finds who calls; `node` is whom the connection's certificate names. Absent: nobody this scheduler knows.
+    fn caller(&self, request: &Request, node: Option<PeerNode>) -> Option<Found> {
+        let Some(presented) = bearer(request.headers()) else { return node.map(|node| (Caller::Agent(node), None)) };
         let (token, owner) = &self.folder;
         if token.admits(presented) {
             return Some((Caller::Person(owner.clone()), None));
@@ -90,13 +88,13 @@ impl Gate {
     }
 
     /// Finds the caller that a request goes on with, or why it does not and whose it was. Absent: anybody may.
-    fn admitted(&self, request: &Request) -> Result<Option<Found>, Box<Denial>> {
+    fn admitted(&self, request: &Request, node: Option<PeerNode>) -> Result<Option<Found>, Box<Denial>> {
         let path = request.uri().path();
         let rule = rule(path);
         if matches!(rule, Some(Rule::Open | Rule::JoinToken)) {
             return Ok(None);
         }
-        let (caller, ended) = self.caller(request).ok_or_else(|| Denial::new(Refusal::unauthenticated(), ""))?;
+        let (caller, ended) = self.caller(request, node).ok_or_else(|| Denial::new(Refusal::unauthenticated(), ""))?;
         let name = caller.name().to_owned();
         let allowed = rule.ok_or_else(Refusal::no_such_call).and_then(|rule| allowed(rule, caller));
         allowed.map(|caller| Some((caller, ended))).map_err(|refusal| Denial::new(refusal, &name))
@@ -132,13 +130,8 @@ fn allowed(rule: Rule, caller: Caller) -> Result<Caller, Refusal> {
 
 /// Lets a request through that its path's rule admits.
 pub(crate) async fn admit(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
-    // A node is whoever the connection's certificate says, and nobody else.
-    request.extensions_mut().remove::<PeerNode>();
-    let shown = request.extensions().get::<Peer>().and_then(|peer| PeerNode::of(peer.node.as_deref()?));
-    if let Some(node) = shown {
-        request.extensions_mut().insert(node);
-    }
-    match gate.admitted(&request) {
+    let node = request.extensions().get::<Peer>().and_then(|peer| PeerNode::of(peer.node.as_deref()?));
+    match gate.admitted(&request, node) {
         Ok(found) => {
             // Whatever a connection brought, only the door says who calls.
             request.extensions_mut().remove::<Caller>();

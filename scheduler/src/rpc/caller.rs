@@ -52,10 +52,9 @@ impl Person {
     /// Returns whoever runs this scheduler, who holds its folder's token: an admin.
     pub(crate) fn of_this_process() -> Person {
         let uid = rustix::process::geteuid().as_raw();
-        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let name = named(&passwd, uid).or_else(|| std::env::var("USER").ok());
-        let known = name.and_then(|name| Some((Actor::new(&name).ok()?, name)));
-        let (actor, user) = known.unwrap_or_else(|| (Actor::of_user(uid), format!("uid-{uid}")));
+        let name = user_name(uid);
+        let known = Actor::new(&name).map(|actor| (actor, name));
+        let (actor, user) = known.unwrap_or_else(|_| (Actor::of_user(uid), format!("uid-{uid}")));
         Person { actor, tenant: Tenant::default(), role: Role::Admin, user: user.into(), reach: Reach::Own }
     }
 
@@ -86,6 +85,13 @@ impl Person {
     }
 }
 
+/// Returns what this machine calls a user: by /etc/passwd, else `$USER`, else `uid-N`.
+#[must_use]
+pub fn user_name(uid: u32) -> String {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    named(&passwd, uid).or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| format!("uid-{uid}"))
+}
+
 /// Returns the name of a user in the text of /etc/passwd.
 fn named(passwd: &str, uid: u32) -> Option<String> {
     passwd.lines().find_map(|line| {
@@ -95,7 +101,7 @@ fn named(passwd: &str, uid: u32) -> Option<String> {
     })
 }
 
-/// A node, as the certificate of its connection names it. A connection that proved one carries this extension.
+/// A node, as the certificate of its connection names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PeerNode {
     pub(crate) name: NodeName,

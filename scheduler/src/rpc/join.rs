@@ -10,11 +10,10 @@ use std::sync::Arc;
 use gangsaw_core::effect::Reply;
 use gangsaw_core::id::{Actor, NodeName, Tenant};
 use gangsaw_core::input::{Input, Request as CoreRequest};
-use gangsaw_core::join::{Hash, JoinInput, JoinToken};
+use gangsaw_core::join::{JoinInput, JoinToken};
 use gangsaw_core::time::{Millis, Time};
 use gangsaw_proto::admin::v1 as admin;
 use gangsaw_proto::node::v1 as node;
-use sha2::{Digest as _, Sha256};
 use tonic::Code;
 
 use super::ask::{self, astray, invalid};
@@ -22,8 +21,10 @@ use super::caller::{Caller, PeerNode, Person, speaks_for};
 use super::errors::Refusal;
 use crate::clock::wall_ms;
 use crate::engine::Engine;
+use crate::keyring::digest;
 use crate::metrics::Metrics;
 use crate::tls::{self, NodeCertificate, ServerTls};
+use crate::token::{hex, random};
 use crate::wire::view;
 
 /// Random bytes of a secret: 128 bits, far beyond guessing over a network.
@@ -59,7 +60,7 @@ impl Joins {
     ) -> Result<admin::CreateJoinTokenResponse, tonic::Status> {
         let ca_hash = self.tls()?.authority.hash();
         let secret = secret()?;
-        let create = JoinInput::Create { hash: hash(secret.as_bytes()), uses: asked.uses, ttl: Millis(asked.ttl_ms) };
+        let create = JoinInput::Create { hash: digest(secret.as_bytes()), uses: asked.uses, ttl: Millis(asked.ttl_ms) };
         let answer = self.engine.ask(person.request(Input::Join(create))?).await?;
         let Reply::JoinToken { token, expires } = answer else { return Err(astray()) };
         Ok(admin::CreateJoinTokenResponse {
@@ -99,8 +100,8 @@ impl Joins {
             return Err(invalid("bad-token", "that is no join token").into());
         }
         let wanted = tls::Wanted::read(&asked.certificate_request).map_err(bad_request)?;
-        let (uuid, key_hash) = (asked.node_uuid, hash(wanted.public_key()));
-        let secret = hash(asked.secret.as_bytes());
+        let (uuid, key_hash) = (asked.node_uuid, digest(wanted.public_key()));
+        let secret = digest(asked.secret.as_bytes());
         let join =
             JoinInput::Join { token: asked.token_id, hash: secret, name: name.clone(), uuid: uuid.clone(), key_hash };
         // Whoever asks is known by nothing but the name it wants.
@@ -186,15 +187,5 @@ fn bad_request(what: &'static str) -> Refusal {
 }
 
 fn secret() -> Result<String, Refusal> {
-    let mut bytes = [0_u8; SECRET_BYTES];
-    let mut filled = 0;
-    while filled < SECRET_BYTES {
-        let got = rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty());
-        filled += got.map_err(|_| Refusal::invariant())?;
-    }
-    Ok(tls::authority::hex(&bytes))
-}
-
-fn hash(bytes: &[u8]) -> Hash {
-    Sha256::digest(bytes).into()
+    random::<SECRET_BYTES>().map(|bytes| hex(&bytes)).map_err(|_| Refusal::invariant())
 }

@@ -19,7 +19,7 @@ use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, DnsName};
 use sha2::{Digest, Sha256};
 
 use super::{NodeCertificate, TlsError};
-use crate::token::write_private;
+use crate::token::{hex, write_private};
 
 /// Life of an authority: ten years.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(3650 * 24 * 3600);
@@ -183,8 +183,4 @@ fn named(name: &str) -> DistinguishedName {
 
 fn refused(error: rcgen::Error) -> TlsError {
     TlsError::Make(error.to_string())
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -55,8 +55,8 @@ fn call(path: &str) -> Request {
     Request::builder().uri(path).body(axum::body::Body::empty()).unwrap()
 }
 
-fn reason(gate: &Gate, request: &Request) -> String {
-    gate.admitted(request).map(|_| ()).unwrap_err().refusal.reason.into_owned()
+fn reason(gate: &Gate, request: &Request, node: Option<&PeerNode>) -> String {
+    gate.admitted(request, node.cloned()).map(|_| ()).unwrap_err().refusal.reason.into_owned()
 }
 
 #[test]
@@ -66,15 +66,13 @@ fn a_certificate_admits_an_agent_and_a_wrong_token_beside_it_does_not() {
     let attach = "/gangsaw.node.v1.NodeService/Attach";
     let Caller::Agent(node) = agent() else { unreachable!() };
     let mut request = call(attach);
-    assert_eq!(reason(&gate, &request), "unauthenticated");
-    request.extensions_mut().insert(node.clone());
-    let (caller, _) = gate.admitted(&request).unwrap().unwrap();
+    assert_eq!(reason(&gate, &request, None), "unauthenticated");
+    let (caller, _) = gate.admitted(&request, Some(node.clone())).unwrap().unwrap();
     assert_eq!(caller, agent());
     request.headers_mut().insert(header::AUTHORIZATION, "Bearer 00".parse().unwrap());
-    assert_eq!(reason(&gate, &request), "unauthenticated");
-    let mut cancel = call("/gangsaw.jobs.v1.JobsService/Cancel");
-    cancel.extensions_mut().insert(node);
-    assert_eq!(reason(&gate, &cancel), "not-a-person");
+    assert_eq!(reason(&gate, &request, Some(&node)), "unauthenticated");
+    let cancel = call("/gangsaw.jobs.v1.JobsService/Cancel");
+    assert_eq!(reason(&gate, &cancel, Some(&node)), "not-a-person");
 }
 
 #[test]
@@ -82,10 +80,10 @@ fn a_path_without_a_rule_is_denied_even_to_an_admin() {
     let dir = tempfile::tempdir().unwrap();
     let gate = gate(dir.path());
     let mut request = call("/gangsaw.jobs.v1.JobsService/NoSuch");
-    assert_eq!(reason(&gate, &request), "unauthenticated");
+    assert_eq!(reason(&gate, &request, None), "unauthenticated");
     let token = format!("bearer {}", gate.folder.0.secret());
     request.headers_mut().insert(header::AUTHORIZATION, token.parse().unwrap());
-    assert_eq!(reason(&gate, &request), "no-such-call");
+    assert_eq!(reason(&gate, &request, None), "no-such-call");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use gangsaw_core::lease::Lease;
 use gangsaw_core::node::NodeMode;
 use gangsaw_core::state::State;
 use gangsaw_core::time::Time;
+use jiff::Timestamp;
 
 use super::super::rows::{AttemptRow, JobRow, NodeRow, Row};
 use crate::wire::terms;
@@ -204,14 +205,6 @@ pub(super) fn node(state: &State, id: NodeId, now: Now) -> Row {
 
 /// Returns the day (UTC) of a wall time, as `2026-11-23`.
 pub(crate) fn day(wall_ms: u64) -> Arc<str> {
-    // Days are counted in eras of 400 years that begin on the first of March, so that a leap day ends its year.
-    let days = wall_ms / 86_400_000 + 719_468;
-    let (era, of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}").into()
+    let at = Timestamp::from_millisecond(wall_ms.cast_signed()).unwrap_or(Timestamp::MAX);
+    at.strftime("%Y-%m-%d").to_string().into()
 }
