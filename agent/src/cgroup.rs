@@ -23,7 +23,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub(crate) use slot::Slot;
+pub(crate) use slot::{Doors, Slot};
 
 /// What one task may use. Zero means no limit, but for `milli_cpus`, where it means one core's weight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

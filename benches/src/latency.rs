@@ -18,6 +18,9 @@ use crate::floor::{fdatasync, quantile};
 /// How long one task may take to start.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Long enough for cores and the kernel's locks to have gone to rest.
+const IDLE: Duration = Duration::from_millis(150);
+
 /// Sends the monotonic time of this process's first instructions to `socket`.
 pub(crate) fn stamp(socket: &Path) -> anyhow::Result<()> {
     let now = monotonic();
@@ -52,10 +55,19 @@ pub(crate) async fn run(gangsaw: &Path, count: usize) -> anyhow::Result<()> {
             phases.add(&mut client, job).await?;
         }
     }
+    let mut woken = Vec::new();
+    for _ in 0..count.div_ceil(3) {
+        tokio::time::sleep(IDLE).await;
+        let begin = monotonic();
+        let reply = client.submit(submit(&argv, 1)).await?.into_inner();
+        woken.push(receive(&stamps)?.saturating_sub(begin));
+        ended(&mut client, *reply.job_ids.first().context("a submit without a job")?).await?;
+    }
     println!("floor: fdatasync of 4 KiB in the state folder   median {:.3} ms", ms(fdatasync(&cluster.state())?));
     line("floor: spawn → first instruction, directly", &mut floor);
     line("submit (gRPC call) → first instruction", &mut started);
     phases.print();
+    line("submit → first instruction, 150 ms after the last", &mut woken);
     line("submit (gRPC call) → seen done by a watcher", &mut done_by_watch(&mut client, count).await?);
     line("`gangsaw run -- true`, start to exit", &mut done_by_command(&cluster, gangsaw, count / 3)?);
     line("`gangsaw --version`, start to exit (of it)", &mut version(&cluster, gangsaw, count / 3)?);

@@ -14,12 +14,29 @@ use super::{Base, Limits, Role, Version};
 #[derive(Debug)]
 pub(crate) struct Slot {
     groups: Vec<Group>,
-    /// `cgroup.procs` of each folder: a child writes `0` to each and is inside.
-    pub(crate) doors: Vec<OwnedFd>,
+    pub(crate) doors: Doors,
     /// `cgroup.events` or `pids.current`, kept open: it is asked after every task.
     watch: Option<(File, Watch)>,
     set: Option<Limits>,
     ooms: u64,
+}
+
+/// The ways into the cgroups of a slot.
+#[derive(Debug, Default)]
+pub(crate) struct Doors {
+    /// Version 1: `tasks` of each folder. A child of one thread writes `0` to each and is inside.
+    pub(crate) tasks: Vec<OwnedFd>,
+    /// Version 2: where a child is born.
+    pub(crate) unified: Option<Unified>,
+}
+
+/// A folder of version 2.
+#[derive(Debug)]
+pub(crate) struct Unified {
+    /// The folder itself: children are born inside.
+    pub(crate) folder: OwnedFd,
+    /// Its `cgroup.procs`, for those that cannot be.
+    pub(crate) procs: OwnedFd,
 }
 
 #[derive(Debug)]
@@ -42,14 +59,21 @@ enum Watch {
 impl Slot {
     pub(super) fn open(bases: &[Base], number: u32) -> io::Result<Self> {
         let mut groups = Vec::new();
-        let mut doors = Vec::new();
+        let mut doors = Doors::default();
         for base in bases {
             let folder = base.folder.join(format!("slot-{number}"));
             match fs::create_dir(&folder) {
                 Err(fault) if fault.kind() != io::ErrorKind::AlreadyExists => return Err(fault),
                 _ => {}
             }
-            doors.push(OpenOptions::new().write(true).open(folder.join("cgroup.procs"))?.into());
+            let door = |file| OpenOptions::new().write(true).open(folder.join(file)).map(OwnedFd::from);
+            match base.version {
+                Version::V1 => doors.tasks.push(door("tasks")?),
+                Version::V2 => {
+                    let procs = door("cgroup.procs")?;
+                    doors.unified = Some(Unified { folder: File::open(&folder)?.into(), procs });
+                }
+            }
             groups.push(Group { folder, version: base.version, roles: base.roles.clone() });
         }
         let mut slot = Self { groups, doors, watch: None, set: None, ooms: 0 };

@@ -90,6 +90,7 @@ fn v2_limits_go_to_v2_files() {
 #[test]
 fn limits_are_written_again_only_when_they_differ() {
     let files = [
+        ("tasks", ""),
         ("cgroup.procs", ""),
         ("cpu.shares", ""),
         ("memory.limit_in_bytes", ""),
@@ -118,7 +119,7 @@ fn limits_are_written_again_only_when_they_differ() {
 
 #[test]
 fn memory_limit_that_cannot_be_set_is_an_error() {
-    let files = [("cgroup.procs", ""), ("cpu.shares", ""), ("pids.max", ""), ("pids.current", "0\n")];
+    let files = [("tasks", ""), ("cgroup.procs", ""), ("cpu.shares", ""), ("pids.max", ""), ("pids.current", "0\n")];
     let (_folder, mut slot) = fake_slot(Version::V1, &files);
     assert_eq!(slot.set(LIMITS).unwrap_err().kind(), io::ErrorKind::NotFound);
 }

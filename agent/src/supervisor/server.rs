@@ -27,7 +27,7 @@ use super::paths::Paths;
 use super::report::Reporter;
 use super::slot::Slots;
 use super::spawn::{Stack, signals};
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, Doors};
 use crate::folder::is_full;
 use crate::spool::{self, Spool};
 use gangsaw_proto::supervisor::v1::stop::Reason;
@@ -319,7 +319,7 @@ impl Supervisor {
     fn leave(&mut self) {
         let _ = fs::remove_file(self.paths.socket_file());
         for slot in &mut self.slots.all {
-            slot.group.doors.clear();
+            slot.group.doors = Doors::default();
         }
         self.slots.cgroups.remove();
         let _ = fs::remove_file(self.paths.cgroups());

@@ -11,16 +11,19 @@
 //! Elsewhere: what goes into a plan is `supervisor::template`; who waits for the pipe is `supervisor::server`.
 #![expect(unsafe_code, reason = "fork, exec, wait4 and signalfd have no safe form; each block proves itself")]
 
+mod birth;
 mod child;
 pub(crate) mod memory;
 pub(crate) mod signals;
 
 use std::ffi::{CStr, CString, c_char};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 
 use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::cgroup::Doors;
 
 /// Where a child's way to exec ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,8 +105,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) make_dirs: &'a [CString],
     /// Standard input, output and error.
     pub(crate) stdio: [BorrowedFd<'a>; 3],
-    /// `cgroup.procs` files to enter.
-    pub(crate) doors: &'a [OwnedFd],
+    /// The cgroups to be in.
+    pub(crate) doors: &'a Doors,
     /// (resource, soft and hard value).
     pub(crate) rlimits: &'a [(libc::__rlimit_resource_t, u64)],
     /// The soft limit of open files to go back to.
@@ -118,9 +121,11 @@ pub(crate) fn spawn(plan: &Plan<'_>) -> io::Result<(i32, OwnedFd)> {
     let parent = rustix::process::getpid().as_raw_nonzero().get();
     // SAFETY: the supervisor has a single thread, so no lock can be held by another one at the time of the fork; and
     // the child calls only `child::run`, which makes system calls on memory prepared above and never returns.
-    match unsafe { libc::fork() } {
+    let inside = plan.doors.unified.as_ref().and_then(|unified| unsafe { birth::fork_inside(unified.folder.as_fd()) });
+    // SAFETY: as above.
+    match inside.unwrap_or_else(|| unsafe { libc::fork() }) {
         -1 => Err(io::Error::last_os_error()),
-        0 => child::run(plan, &tell, parent),
+        0 => child::run(plan, inside.is_some(), &tell, parent),
         pid => Ok((pid, status)),
     }
 }
@@ -144,13 +149,25 @@ impl Default for Stack {
 /// Only where no step of the way can wait for something outside of this machine, for we wait with it.
 pub(crate) fn spawn_sharing(plan: &Plan<'_>, stack: &mut Stack) -> io::Result<(i32, Option<(Step, i32)>)> {
     let parent = rustix::process::getpid().as_raw_nonzero().get();
-    let shared = child::Shared { plan, parent, failed: AtomicU64::new(0) };
-    let top = stack.words.as_mut_ptr_range().end;
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: with CLONE_VFORK this thread, the only one, stands still until the child has execed or exited, so what
-    // `shared` borrows stays as it is and nobody else touches `stack`, whose end is aligned as a u128 is. The child
-    // runs `child::enter`: system calls, its own stack, the atomic in `shared`, and errno, which nobody relies on.
-    let pid = unsafe { libc::clone(child::enter, top.cast(), flags, (&raw const shared).cast_mut().cast()) };
+    let mut shared = child::Shared { plan, parent, inside: true, failed: AtomicU64::new(0) };
+    let born = plan.doors.unified.as_ref().and_then(|unified| {
+        let argument = (&raw const shared).cast_mut().cast();
+        // SAFETY: with CLONE_VFORK this thread, the only one, stands still until the child has execed or exited, so
+        // what `shared` borrows stays as it is and nobody else touches `stack`, made of u128 and aligned as they are.
+        // The child runs `child::enter`, which never returns: system calls, its own stack, the atomic in `shared`, and
+        // errno, which nobody relies on.
+        unsafe { birth::share_inside(unified.folder.as_fd(), &mut stack.words, child::enter, argument) }
+    });
+    let pid = match born {
+        Some(pid) => pid,
+        None => {
+            shared.inside = false;
+            let top = stack.words.as_mut_ptr_range().end;
+            let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+            // SAFETY: as above.
+            unsafe { libc::clone(child::enter, top.cast(), flags, (&raw const shared).cast_mut().cast()) }
+        }
+    };
     if pid < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -1,6 +1,7 @@
 //! Time limits, stops, whole trees, memory, processes; with cgroups and without.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use gangsaw_agent::supervisor::logs::{LogQuery, Stream};
@@ -18,6 +19,7 @@ pub(crate) const TESTS: &[crate::Test] = &[
     ("fork_bomb_is_held_and_killed", fork_bomb_is_held_and_killed),
     ("out_of_memory_names_limit_and_peak", out_of_memory_names_limit_and_peak),
     ("memory_limit_without_cgroups_is_of_each_process", memory_limit_without_cgroups_is_of_each_process),
+    ("task_is_inside_every_group_of_its_slot", task_is_inside_every_group_of_its_slot),
     ("slot_is_reused_with_the_next_leases_limits", slot_is_reused_with_the_next_leases_limits),
 ];
 
@@ -179,6 +181,26 @@ fn memory_limit_without_cgroups_is_of_each_process() {
     node.over(1, 1);
     let printed = text(&node.read_logs(all_of(1001)));
     assert!(printed.contains("memory exhausted"), "{printed}");
+}
+
+/// Whether its memory is a copy or borrowed until exec, which is how it is spawned, and again in a used slot.
+fn task_is_inside_every_group_of_its_slot() {
+    let mut node = Node::new();
+    if !node.has_cgroups() {
+        return lacking("cgroups, to be inside");
+    }
+    for (lease, memory_bytes) in [(1, 0), (2, 4 << 20), (3, 0)] {
+        let limits = Some(Limits { milli_cpus: 1000, memory_bytes, pids_max: 0 });
+        node.send(Command::Run(Run { limits, ..command(lease, &["cat", "/proc/self/cgroup"]) }));
+        node.over(lease, 1);
+        let printed = text(&node.read_logs(all_of(1000 + lease)));
+        let groups = fs::read_to_string(node.state.join("agent/supervisor.cgroups")).unwrap();
+        for group in groups.lines() {
+            let name = Path::new(group).file_name().unwrap().to_str().unwrap();
+            let inside = printed.lines().filter(|line| line.ends_with(&format!("{name}/slot-0"))).count();
+            assert_eq!(inside, groups.lines().count(), "{groups}{printed}");
+        }
+    }
 }
 
 fn slot_is_reused_with_the_next_leases_limits() {

@@ -12,8 +12,8 @@ use libc::{c_int, c_long, c_void};
 use super::{Plan, Step};
 
 /// Goes from fork to exec; on a fault writes (step, errno) to `tell` and exits.
-pub(super) fn run(plan: &Plan<'_>, tell: &OwnedFd, parent: i32) -> ! {
-    let step = prepare(plan, parent);
+pub(super) fn run(plan: &Plan<'_>, inside: bool, tell: &OwnedFd, parent: i32) -> ! {
+    let step = prepare(plan, inside, parent);
     let errno = errno();
     let mut word = [0_u8; 5];
     word[0] = step as u8;
@@ -30,6 +30,8 @@ pub(super) fn run(plan: &Plan<'_>, tell: &OwnedFd, parent: i32) -> ! {
 pub(super) struct Shared<'a> {
     pub(super) plan: &'a Plan<'a>,
     pub(super) parent: i32,
+    /// It was born in its cgroup of version 2.
+    pub(super) inside: bool,
     /// The step in the lowest byte and its errno in the four after it; zero while none has failed.
     pub(super) failed: AtomicU64,
 }
@@ -39,7 +41,7 @@ pub(super) extern "C" fn enter(shared: *mut c_void) -> c_int {
     // SAFETY: `spawn_sharing` passes a pointer to its live `Shared` and stands still until this process is gone from
     // its memory; nobody holds a mutable reference to it.
     let shared = unsafe { &*shared.cast::<Shared<'_>>() };
-    let step = prepare(shared.plan, shared.parent);
+    let step = prepare(shared.plan, shared.inside, shared.parent);
     let errno = u64::from(errno().cast_unsigned());
     shared.failed.store((errno << 8) | u64::from(step as u8), Ordering::Relaxed);
     // SAFETY: it ends this process only, without destructors or handlers of the memory it borrowed.
@@ -52,12 +54,13 @@ fn errno() -> c_int {
 }
 
 /// Does every step and execs. It returns only when one failed: which one.
-fn prepare(plan: &Plan<'_>, parent: i32) -> Step {
+fn prepare(plan: &Plan<'_>, inside: bool, parent: i32) -> Step {
     // SAFETY: setsid has no arguments.
     if unsafe { libc::setsid() } < 0 {
         return Step::Session;
     }
-    for door in plan.doors {
+    let procs = plan.doors.unified.as_ref().filter(|_| !inside).map(|unified| &unified.procs);
+    for door in plan.doors.tasks.iter().chain(procs) {
         // SAFETY: one byte of static memory to an open descriptor.
         if unsafe { libc::write(door.as_raw_fd(), c"0".as_ptr().cast(), 1) } != 1 {
             return Step::Cgroup;
