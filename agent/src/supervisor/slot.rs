@@ -13,7 +13,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::attempt::{Folders, Spare};
 use super::logs::Stream;
 use super::logs::pump::Meter;
-use super::spawn::{Exit, Step};
+use super::spawn::{self, Exit, Step};
 use crate::cgroup::{self, Cgroups};
 use gangsaw_proto::supervisor::v1::{ended::Cause, stop::Reason};
 
@@ -143,8 +143,15 @@ impl Slot {
         }
     }
 
-    /// Makes the pipes if there are none, and has epoll watch them under the tokens given.
-    pub(super) fn open_pipes(&mut self, epoll: &OwnedFd, tokens: [u64; 2]) -> io::Result<()> {
+    /// Sets what holds for the next task, and makes the pipes if there are none.
+    pub(super) fn get_ready(&mut self, limits: cgroup::Limits, epoll: &OwnedFd, tokens: [u64; 2]) -> io::Result<()> {
+        self.group.set(limits)?;
+        spawn::try_doors(&mut self.group.doors);
+        self.open_pipes(epoll, tokens)
+    }
+
+    /// Has epoll watch new pipes under the tokens given.
+    fn open_pipes(&mut self, epoll: &OwnedFd, tokens: [u64; 2]) -> io::Result<()> {
         if self.pipes.is_some() {
             return Ok(());
         }

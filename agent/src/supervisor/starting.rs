@@ -80,10 +80,8 @@ impl Supervisor {
     ) -> Result<(), StartFault> {
         let at_slot = |fault| StartFault::infra(start_failed::Step::Slot, "cannot make a slot", &fault);
         let slot = &mut self.slots.all[which];
-        slot.group.set(template.limits).map_err(at_slot)?;
-        spawn::try_doors(&mut slot.group.doors);
-        slot.open_pipes(&self.epoll, [Source::Stdout(which).token(), Source::Stderr(which).token()])
-            .map_err(at_slot)?;
+        let tokens = [Source::Stdout(which).token(), Source::Stderr(which).token()];
+        slot.get_ready(template.limits, &self.epoll, tokens).map_err(at_slot)?;
         let folders = self.make_folders(which, template, index, position)?;
         let slot = &self.slots.all[which];
         let env = template.env(index, position, &folders)?;
