@@ -6,12 +6,11 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
 use rustix::event::epoll;
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::attempt::{self, Folders};
+use super::attempt::{Folders, Spare};
 use super::logs::Stream;
 use super::logs::pump::Meter;
 use super::spawn::{Exit, Step};
@@ -31,7 +30,7 @@ pub(super) struct Slot {
     pub(super) taken: bool,
     pub(super) pipes: Option<[Pipe; 2]>,
     /// An untouched attempt folder of the owner.
-    pub(super) spare: Option<PathBuf>,
+    pub(super) spare: Option<Spare>,
     pub(super) task: Option<Task>,
 }
 
@@ -140,7 +139,7 @@ impl Slot {
             let _ = epoll::delete(epoll, &pipe.read);
         }
         if let Some(spare) = self.spare.take() {
-            attempt::discard(&spare);
+            spare.discard();
         }
     }
 
