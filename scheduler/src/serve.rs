@@ -22,7 +22,7 @@ use crate::clock::wall_ms;
 use crate::config::{Config, ServeError};
 use crate::disk::DiskGuard;
 use crate::engine::{Engine, EngineError, Parts};
-use crate::http::{self, Served};
+use crate::http::{Front, Served};
 use crate::lead::Candidate;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
@@ -125,7 +125,8 @@ impl Ground {
         let (engine, mut ended) = Engine::start(parts).map_err(unusable)?;
         let readers = TaskTracker::new();
         readers.spawn(notify::keep(engine.clone(), Arc::clone(&self.metrics), owed, stop.clone()));
-        port.play(Role::Leading(http::routes(self.served(&engine, &stop, &readers).map_err(unusable)?)));
+        let served = self.served(&engine, &stop, &readers).map_err(unusable)?;
+        port.play(Role::Leading(Arc::new(Front::new(served))));
         if let Some(config) = announced {
             self.announce(config)?;
         }
