@@ -24,6 +24,7 @@ use crate::clock::boot_ns;
 use crate::store::Loaded;
 use crate::store::fail::FailAt;
 use crate::store::postgres::follow::Follower;
+use crate::store::postgres::hosts::Known;
 use crate::store::postgres::link::{Driver, LinkError, Target, application, within};
 use crate::store::postgres::schema::{self, LOCK_CLASS};
 use crate::store::postgres::{PgOpenError, PostgresStore};
@@ -83,8 +84,13 @@ pub(crate) struct Lead {
 
 impl Candidate {
     /// Returns a candidate that has not looked yet; `address` is where it serves.
-    pub(crate) fn new(url: &str, address: String, fail: Option<FailAt>) -> Result<Candidate, PgOpenError> {
-        let target = Target::parse(url, Driver::start()?).map_err(PgOpenError::Address)?;
+    pub(crate) fn new(
+        url: &str,
+        address: String,
+        fail: Option<FailAt>,
+        known: Known,
+    ) -> Result<Candidate, PgOpenError> {
+        let target = Target::parse(url, known, Driver::start()?).map_err(PgOpenError::Address)?;
         Ok(Candidate {
             follower: Follower::new(target.shown()),
             target,
@@ -118,6 +124,7 @@ impl Candidate {
         let mut client = self.target.listen(&me.id, Arc::clone(&self.woken)).await?;
         within(TAKE_ANSWER_WAIT, schema::prepare(&client, &self.target.shown())).await?;
         within(LOOK_WAIT, say(&client, &format!("LISTEN {CHANNEL}; {TAKE_WAIT}"))).await?;
+        self.follower.verify(&client).await?;
         loop {
             within(LOOK_WAIT, self.look(&client)).await?;
             // A row of our own is one that we lost: nobody is known to lead.
@@ -133,6 +140,10 @@ impl Candidate {
                 within(LOOK_WAIT, async { Ok::<_, LinkError>(lease::settle(&client, &me).await?) }).await?;
                 let lease = Lease::keep(self.target.clone(), client, me.clone(), epoch, sent_ns);
                 let client = self.target.connect(&me.id).await?;
+                if !within(LOOK_WAIT, self.follower.is_in(&client)).await? {
+                    // Another server took over between the two connections.
+                    return Err(LinkError::Behind.into());
+                }
                 return Ok((client, lease));
             }
             self.wait().await;

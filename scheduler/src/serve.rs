@@ -31,6 +31,7 @@ use crate::rpc::auth::{Gate, LogRate};
 use crate::rpc::caller::Person;
 use crate::store::contract::{AppendError, Store};
 use crate::store::fail::FailAt;
+use crate::store::postgres::hosts::Known;
 use crate::store::sqlite::OpenError;
 use crate::store::{Loaded, SqliteStore};
 use crate::tls::ServerTls;
@@ -74,8 +75,10 @@ pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), Se
     };
     let (ground, mut port) = Ground::prepare(&config, folder, tls)?;
     ground.announce(&mut config)?;
+    let known = Known::nothing(ground.metrics.synchronous_standbys.clone());
     loop {
-        let candidate = Candidate::new(&url, ground.address.to_string(), config.fail_at).map_err(OpenError::from)?;
+        let address = ground.address.to_string();
+        let candidate = Candidate::new(&url, address, config.fail_at, known.clone()).map_err(OpenError::from)?;
         let lead = tokio::select! {
             lead = candidate.lead(|leader| port.play(Role::Standby(leader.to_owned()))) => lead.map_err(OpenError::from)?,
             () = stop.cancelled() => return Ok(()),

@@ -13,6 +13,7 @@
 
 pub(crate) mod follow;
 mod history;
+pub(crate) mod hosts;
 pub(crate) mod link;
 pub(crate) mod read;
 pub(crate) mod schema;
@@ -78,6 +79,9 @@ pub enum PgOpenError {
     /// PostgreSQL took what was said and does not answer.
     #[error("PostgreSQL does not answer")]
     Silent,
+    /// It is not the server that it was.
+    #[error("PostgreSQL was taken over by another server")]
+    Moved(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// This machine refused.
     #[error("the way to PostgreSQL cannot be opened")]
     Io(#[from] std::io::Error),
@@ -88,6 +92,7 @@ impl From<LinkError> for PgOpenError {
         match error {
             LinkError::Postgres(error) => PgOpenError::Postgres(error),
             LinkError::Silent => PgOpenError::Silent,
+            LinkError::Older { .. } | LinkError::Behind => PgOpenError::Moved(error.into()),
         }
     }
 }
@@ -103,7 +108,7 @@ impl PgOpenError {
                     | Some(&SqlState::INVALID_CATALOG_NAME)
                     | Some(&SqlState::INSUFFICIENT_PRIVILEGE)
             ),
-            PgOpenError::Silent => true,
+            PgOpenError::Silent | PgOpenError::Moved(_) => true,
             PgOpenError::Address(_) | PgOpenError::Format { .. } | PgOpenError::Damaged { .. } | PgOpenError::Io(_) => {
                 false
             }
@@ -266,13 +271,30 @@ impl PostgresStore {
     async fn look(&mut self, doubt: Option<&Batch>) -> Result<Option<bool>, LinkError> {
         let client = self.target.connect(&self.lease.holder.id).await?;
         // Waits for the old connection's transaction if it is still at work; what comes after this cannot commit.
-        if !within(ANSWER_WAIT, async { Ok::<_, LinkError>(self.lease.raise(&client).await?) }).await? {
+        // It waits for the synchronous standby, too: so what is read back below is there as well.
+        let raised = tokio::select! {
+            biased;
+            raised = self.lease.raise(&client) => raised?,
+            () = self.lease.over() => return Err(LinkError::Silent),
+        };
+        if !raised {
             return Ok(None);
         }
-        let mut written = false;
+        let read_back = async {
+            let written = match doubt {
+                Some(batch) => is_written(&client, batch).await?,
+                None => false,
+            };
+            Ok::<_, LinkError>((written, last_seq(&client).await?))
+        };
+        let (written, last) = within(ANSWER_WAIT, read_back).await?;
         if let Some(batch) = doubt {
-            written = within(ANSWER_WAIT, async { Ok::<_, LinkError>(is_written(&client, batch).await?) }).await?;
             tracing::info!(written, seq = batch.first_seq, "the append in doubt was read back");
+        }
+        let expected = doubt.filter(|_| written).map_or(self.next_seq.cast_signed() - 1, |batch| batch.last_seq);
+        if last != expected {
+            tracing::error!(last, expected, "this PostgreSQL lacks events that were acknowledged: it is an older copy");
+            return Ok(None);
         }
         self.link = Some(Link { client, append: None });
         Ok(Some(written))
@@ -285,6 +307,12 @@ async fn is_written(client: &Client, batch: &Batch) -> Result<bool, Error> {
     let same: Option<bool> =
         client.query_opt_scalar(sql, &[&batch.first_seq, &batch.last_seq, &batch.wall_ms, &batch.frames]).await?;
     Ok(same == Some(true))
+}
+
+/// Returns the sequence of the last event that the log holds.
+async fn last_seq(client: &Client) -> Result<i64, Error> {
+    let sql = "SELECT greatest((SELECT max(last_seq) FROM batch), (SELECT max(last_seq) FROM archive), 0)";
+    client.query_one_scalar(sql, &[]).await
 }
 
 /// Reads a row of first sequence, last sequence, wall time and frames.

@@ -10,6 +10,7 @@ mod kill;
 mod lead;
 mod logs;
 mod people;
+mod promote;
 mod rows;
 #[path = "../../src/store/tests/server.rs"]
 mod server;

@@ -26,13 +26,35 @@ pub(crate) struct Follower {
     pub(crate) seq: u64,
     pub(crate) snapshot_seq: u64,
     last_wall_ms: u64,
+    /// First sequence and checksum of the last batch that was folded, if one was since the snapshot.
+    last_batch: Option<(i64, u32)>,
     shown: String,
 }
 
 impl Follower {
     /// Returns a follower that has read nothing.
     pub(crate) fn new(shown: String) -> Follower {
-        Follower { state: State::new(), seq: 0, snapshot_seq: 0, last_wall_ms: 0, shown }
+        Follower { state: State::new(), seq: 0, snapshot_seq: 0, last_wall_ms: 0, last_batch: None, shown }
+    }
+
+    /// Says whether the last batch that was read is in this log, as it was.
+    pub(crate) async fn is_in(&self, client: &Client) -> Result<bool, LinkError> {
+        let Some((first, checksum)) = self.last_batch else {
+            let snapshot = schema::meta(client, "snapshot_seq").await?.unwrap_or(0);
+            return Ok(snapshot.cast_unsigned() == self.seq);
+        };
+        let row = client.query_opt("SELECT frames FROM batch WHERE first_seq = $1", &[&first]).await?;
+        Ok(row.is_some_and(|row| crc32fast::hash(row.get(0)) == checksum))
+    }
+
+    /// Forgets everything if this log is another one than was read: a database that was taken over by a copy of it may
+    /// lack the end, and what was read of that never happened.
+    pub(crate) async fn verify(&mut self, client: &Client) -> Result<(), PgOpenError> {
+        if !within(PAGE_WAIT, self.is_in(client)).await? {
+            tracing::info!(seq = self.seq, "the log does not go on where it was left, and is read again");
+            *self = Follower::new(std::mem::take(&mut self.shown));
+        }
+        Ok(())
     }
 
     /// Hands over what was read.
@@ -120,6 +142,7 @@ impl Follower {
             return Err(self.damaged(format!("event {}: its batch is cut off", self.seq + 1)));
         }
         self.last_wall_ms = wall_ms.cast_unsigned();
+        self.last_batch = Some((first, crc32fast::hash(row.get(3))));
         Ok(())
     }
 
