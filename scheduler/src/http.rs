@@ -20,6 +20,7 @@ use crate::engine::{Engine, View};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::rpc::admin::Admin;
+use crate::rpc::admission::Admission;
 use crate::rpc::auth::{self, Gate};
 use crate::rpc::jobs::Jobs;
 use crate::rpc::join::Joins;
@@ -44,6 +45,7 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub(crate) struct Served {
     pub(crate) engine: Engine,
+    pub(crate) admission: Admission,
     pub(crate) logs: Logs,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) gate: Arc<Gate>,
@@ -71,7 +73,8 @@ pub(crate) fn routes(served: Served) -> Router {
     let jobs = Jobs { engine: engine.clone(), logs: logs.clone(), stop: stop.clone() };
     let joins = Joins { engine: engine.clone(), tls: served.tls.clone(), metrics: Arc::clone(&served.metrics) };
     let admin = Admin { engine: engine.clone(), started_wall_ms: served.started_wall_ms, joins: joins.clone() };
-    let nodes = Nodes { engine, logs, stop, readers: served.readers.clone(), joins };
+    let nodes =
+        Nodes { engine, logs, stop, readers: served.readers.clone(), joins, admission: served.admission.clone() };
     let (_, health) = tonic_health::server::health_reporter();
     let mut grpc = Routes::builder();
     grpc.add_service(JobsServiceServer::new(jobs).max_decoding_message_size(MESSAGE_BYTES_MAX))
