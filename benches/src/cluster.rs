@@ -193,6 +193,11 @@ pub(crate) struct Door {
 }
 
 impl Door {
+    /// Returns the door of a scheduler that somebody else holds.
+    pub(crate) fn of(url: String, token: String) -> Door {
+        Door { url, token }
+    }
+
     /// Opens a connection.
     pub(crate) async fn connect(&self) -> anyhow::Result<Client> {
         let channel = Endpoint::from_shared(self.url.clone())?.tcp_nodelay(true).connect().await?;

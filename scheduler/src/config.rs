@@ -112,7 +112,9 @@ impl ServeError {
                 "store-format"
             }
             ServeError::Open(OpenError::Postgres(PgOpenError::Address(_))) => "bad-store",
-            ServeError::Open(OpenError::Postgres(PgOpenError::Postgres(_) | PgOpenError::Io(_))) => "store-unreachable",
+            ServeError::Open(OpenError::Postgres(
+                PgOpenError::Postgres(_) | PgOpenError::Silent | PgOpenError::Io(_),
+            )) => "store-unreachable",
             ServeError::Open(OpenError::Sqlite { .. } | OpenError::Io { .. }) => "store-unreadable",
             ServeError::Engine(EngineError::Append(_) | EngineError::Keeper(_)) => "store-failed",
             ServeError::Engine(EngineError::Panicked(_)) => "invariant",
@@ -135,7 +137,7 @@ impl ServeError {
                 PgOpenError::Address(_) => "write it as postgres://USER@HOST:5432/DATABASE",
                 PgOpenError::Damaged { .. } => "keep the database as it is and restore a copy of it",
                 PgOpenError::Format { .. } => "use the version of gangsaw that wrote it",
-                PgOpenError::Postgres(_) | PgOpenError::Io(_) => {
+                PgOpenError::Postgres(_) | PgOpenError::Silent | PgOpenError::Io(_) => {
                     "the user needs a database in which it may create a schema; GANGSAW_STORE says which"
                 }
             },

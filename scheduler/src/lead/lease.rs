@@ -18,7 +18,7 @@ use tokio_postgres::{Client, Error};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::boot_ns;
-use crate::store::postgres::link::Target;
+use crate::store::postgres::link::{LinkError, Target};
 use crate::store::postgres::schema::LOCK_CLASS;
 use crate::token::{hex, random};
 
@@ -94,6 +94,17 @@ impl Lease {
     /// Says whether the last renewal still holds. If not, another may lead.
     pub(crate) fn holds(&self) -> bool {
         boot_ns() < self.shared.until_ns.load(Ordering::Acquire)
+    }
+
+    /// Waits until no renewal holds any more.
+    pub(crate) async fn over(&self) {
+        loop {
+            let left = self.shared.until_ns.load(Ordering::Acquire).saturating_sub(boot_ns());
+            if left == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_nanos(left)).await;
+        }
     }
 
     /// Says whether another is known to hold the lease.
@@ -202,7 +213,7 @@ impl Keeper {
     }
 
     /// Renews once, connecting anew if need be. The lock is taken again with the connection.
-    async fn turn(&self, client: &mut Option<Client>) -> Result<bool, Error> {
+    async fn turn(&self, client: &mut Option<Client>) -> Result<bool, LinkError> {
         let held = match client.take() {
             Some(held) => held,
             None => {
@@ -213,7 +224,7 @@ impl Keeper {
         };
         let mine = renew(&held, &self.holder, &self.shared).await;
         *client = Some(held);
-        mine
+        Ok(mine?)
     }
 }
 

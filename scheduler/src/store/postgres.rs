@@ -38,7 +38,7 @@ use super::fail::{FailAt, FailMoment};
 use super::rows::Row;
 use super::{SNAPSHOT_EVERY, codec, frame, parts};
 use crate::lead::lease::{Lease, chain};
-use link::Target;
+use link::{LinkError, Target, within};
 use tidy::{Snapshot, Tidy};
 
 /// Time between two tries to connect anew.
@@ -47,6 +47,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 const TRIES_MAX: u32 = 100;
 /// How long one look at the lease may take, when the last renewal does not hold any more.
 const CONFIRM_WAIT: Duration = Duration::from_secs(1);
+/// How long a statement that waits for nobody else's may take.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -73,9 +75,21 @@ pub enum PgOpenError {
     /// PostgreSQL refused, or is not there.
     #[error("PostgreSQL cannot be used")]
     Postgres(#[from] tokio_postgres::Error),
+    /// PostgreSQL took what was said and does not answer.
+    #[error("PostgreSQL does not answer")]
+    Silent,
     /// This machine refused.
     #[error("the way to PostgreSQL cannot be opened")]
     Io(#[from] std::io::Error),
+}
+
+impl From<LinkError> for PgOpenError {
+    fn from(error: LinkError) -> PgOpenError {
+        match error {
+            LinkError::Postgres(error) => PgOpenError::Postgres(error),
+            LinkError::Silent => PgOpenError::Silent,
+        }
+    }
 }
 
 impl PgOpenError {
@@ -89,6 +103,7 @@ impl PgOpenError {
                     | Some(&SqlState::INVALID_CATALOG_NAME)
                     | Some(&SqlState::INSUFFICIENT_PRIVILEGE)
             ),
+            PgOpenError::Silent => true,
             PgOpenError::Address(_) | PgOpenError::Format { .. } | PgOpenError::Damaged { .. } | PgOpenError::Io(_) => {
                 false
             }
@@ -141,7 +156,7 @@ enum Outcome {
     /// Nothing was written, and nothing will be.
     Full,
     /// Whether it was written is unknown, or the epoch is.
-    Unclear(Error),
+    Unclear(LinkError),
     /// It cannot be written.
     Refused(Error),
 }
@@ -205,7 +220,13 @@ impl PostgresStore {
             let torn = self.fail == Some(FailAt { append: self.appends, moment: FailMoment::Torn });
             let epoch = self.lease.epoch();
             let Some(link) = &mut self.link else { continue };
-            match link.append(batch, epoch, torn).await.map_or_else(outcome, |()| Outcome::Committed) {
+            // A commit may wait for a standby as long as it likes, while the lease holds: nobody else leads meanwhile.
+            let outcome = tokio::select! {
+                biased;
+                appended = link.append(batch, epoch, torn) => appended.map_or_else(outcome, |()| Outcome::Committed),
+                () = self.lease.over() => Outcome::Unclear(LinkError::Silent),
+            };
+            match outcome {
                 Outcome::Committed => return Ok(()),
                 Outcome::Full => return Err(AppendError::Full),
                 Outcome::Refused(error) => return Err(AppendError::Latched(error.into())),
@@ -242,15 +263,15 @@ impl PostgresStore {
     }
 
     /// `None`: another leads.
-    async fn look(&mut self, doubt: Option<&Batch>) -> Result<Option<bool>, Error> {
+    async fn look(&mut self, doubt: Option<&Batch>) -> Result<Option<bool>, LinkError> {
         let client = self.target.connect(&self.lease.holder.id).await?;
         // Waits for the old connection's transaction if it is still at work; what comes after this cannot commit.
-        if !self.lease.raise(&client).await? {
+        if !within(ANSWER_WAIT, async { Ok::<_, LinkError>(self.lease.raise(&client).await?) }).await? {
             return Ok(None);
         }
         let mut written = false;
         if let Some(batch) = doubt {
-            written = is_written(&client, batch).await?;
+            written = within(ANSWER_WAIT, async { Ok::<_, LinkError>(is_written(&client, batch).await?) }).await?;
             tracing::info!(written, seq = batch.first_seq, "the append in doubt was read back");
         }
         self.link = Some(Link { client, append: None });
@@ -278,7 +299,7 @@ fn archived(row: &tokio_postgres::Row) -> Archived {
 
 /// Says what a failed append means.
 fn outcome(error: Error) -> Outcome {
-    let Some(code) = error.code() else { return Outcome::Unclear(error) };
+    let Some(code) = error.code() else { return Outcome::Unclear(error.into()) };
     if *code == SqlState::DISK_FULL {
         return Outcome::Full;
     }
@@ -286,7 +307,7 @@ fn outcome(error: Error) -> Outcome {
     let contested = code.code() == schema::FENCED || *code == SqlState::UNIQUE_VIOLATION;
     // What passes: lost connections, conflicts, lack of memory, locks, a server that goes down.
     let passing = ["08", "40", "53", "55", "57"].iter().any(|class| code.code().starts_with(class));
-    if contested || passing { Outcome::Unclear(error) } else { Outcome::Refused(error) }
+    if contested || passing { Outcome::Unclear(error.into()) } else { Outcome::Refused(error) }
 }
 
 impl Store for PostgresStore {

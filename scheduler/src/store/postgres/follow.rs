@@ -5,14 +5,19 @@
 //! Invariant: `state` is the fold of events 1 to `seq`, whatever the leader archives meanwhile. A batch that is gone
 //! when it is asked for was archived below a newer snapshot, and the follower begins again from that one.
 
+use std::time::Duration;
+
 use gangsaw_core::state::State;
 use tokio_postgres::{Client, Row};
 
 use super::super::{Loaded, fold};
+use super::link::{LinkError, within};
 use super::{PgOpenError, schema};
 
 /// Batches of one page.
 const PAGE_BATCHES: i64 = 500;
+/// How long one page, or the snapshot, may take to arrive.
+const PAGE_WAIT: Duration = Duration::from_secs(60);
 
 /// The state as far as it was read.
 #[derive(Debug)]
@@ -38,10 +43,10 @@ impl Follower {
     /// Reads everything that is durable now.
     pub(crate) async fn catch_up(&mut self, client: &mut Client) -> Result<(), PgOpenError> {
         if self.seq == 0 {
-            self.begin(client).await?;
+            within(PAGE_WAIT, self.begin(client)).await?;
         }
         loop {
-            let page = self.page(client).await?;
+            let page = within(PAGE_WAIT, self.page(client)).await?;
             let Some(first) = page.first() else { return Ok(()) };
             if first.get::<_, i64>(0).cast_unsigned() == self.seq + 1 {
                 for row in &page {
@@ -55,14 +60,14 @@ impl Follower {
             }
             tracing::info!(seq = self.seq, snapshot, "beginning again from a newer snapshot");
             *self = Follower::new(std::mem::take(&mut self.shown));
-            self.begin(client).await?;
+            within(PAGE_WAIT, self.begin(client)).await?;
         }
     }
 
-    async fn page(&self, client: &Client) -> Result<Vec<Row>, tokio_postgres::Error> {
+    async fn page(&self, client: &Client) -> Result<Vec<Row>, LinkError> {
         let sql = "SELECT first_seq, last_seq, wall_ms, frames FROM batch
                    WHERE first_seq > $1 ORDER BY first_seq LIMIT $2";
-        client.query(sql, &[&self.seq.cast_signed(), &PAGE_BATCHES]).await
+        Ok(client.query(sql, &[&self.seq.cast_signed(), &PAGE_BATCHES]).await?)
     }
 
     /// Reads the snapshot, as of one moment.

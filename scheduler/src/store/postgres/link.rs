@@ -6,6 +6,7 @@
 //! Invariants:
 //! - Every connection says who it belongs to (`application_name`), so that a successor can end those of a scheduler
 //!   that hangs.
+//! - Nothing waits for ever for a server that took the connection and says nothing: neither TCP nor PostgreSQL ends that.
 //! - A transaction that its client abandons is ended by the server, so that nobody waits for its locks.
 //! - A session never commits without waiting for the disk where that matters: a server or role that says otherwise is
 //!   overruled.
@@ -19,7 +20,7 @@ use tokio::sync::Notify;
 use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls};
 use tokio_util::sync::CancellationToken;
 
-/// How long a connection may take to be made.
+/// How long a connection may take to be made, its session's beginning included.
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
 /// How long what was sent may stay unacknowledged by the other side's kernel.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
@@ -31,6 +32,28 @@ SET client_min_messages = warning;
 SET idle_in_transaction_session_timeout = '6s';
 SET tcp_keepalives_idle = 2; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3;
 SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
+
+/// Why the database was not reached, or did not do as it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    /// It refused, or the connection broke.
+    #[error(transparent)]
+    Postgres(#[from] Error),
+    /// It took what was said and did not answer in time.
+    #[error("PostgreSQL does not answer")]
+    Silent,
+}
+
+/// Waits for an answer, but not for ever.
+pub(crate) async fn within<T, E>(longest: Duration, answer: impl Future<Output = Result<T, E>>) -> Result<T, E>
+where
+    E: From<LinkError>,
+{
+    match tokio::time::timeout(longest, answer).await {
+        Ok(answered) => answered,
+        Err(_) => Err(LinkError::Silent.into()),
+    }
+}
 
 /// The thread that drives the connections. Dropping it ends them.
 #[derive(Debug)]
@@ -113,15 +136,15 @@ impl Target {
     }
 
     /// Connects under the name of `holder`.
-    pub(crate) async fn connect(&self, holder: &str) -> Result<Client, Error> {
+    pub(crate) async fn connect(&self, holder: &str) -> Result<Client, LinkError> {
         self.listen(holder, Arc::default()).await
     }
 
     /// Connects under the name of `holder`; a NOTIFY that the session listens for, and its end, wake `woken`.
-    pub(crate) async fn listen(&self, holder: &str, woken: Arc<Notify>) -> Result<Client, Error> {
+    pub(crate) async fn listen(&self, holder: &str, woken: Arc<Notify>) -> Result<Client, LinkError> {
         let mut config = self.config.clone();
         config.application_name(application(holder));
-        let connecting = self.driver.spawn(async move {
+        let connecting = self.driver.spawn(within(CONNECT_WAIT, async move {
             let (client, mut connection) = config.connect(NoTls).await?;
             tokio::spawn(async move {
                 // Ends with the connection, or when its client is dropped.
@@ -137,7 +160,7 @@ impl Target {
             });
             client.batch_execute(SESSION).await?;
             Ok(client)
-        });
+        }));
         match connecting.await {
             Ok(connected) => connected,
             // The driver ends with everything that could wait for this.

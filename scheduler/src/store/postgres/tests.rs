@@ -123,6 +123,23 @@ fn a_commit_whose_answer_is_lost_is_read_back_and_one_that_never_arrived_is_sent
 }
 
 #[test]
+fn a_server_that_goes_silent_is_waited_for_as_long_as_the_lease_holds_and_no_longer() {
+    let Some(server) = Server::start() else { return };
+    let wire = Wire::to(&server.folder(), 1);
+    let (store, loaded) = lead(&wire.url()).unwrap();
+    let mut both = Both { store: Box::new(store), state: loaded.state };
+    both.submit(1);
+    let begun = Instant::now();
+    let (events, rows) = both.fold(2, suite::submit_of(2, wire::GO_SILENT));
+    let failed = both.store.append(Time(2), 2, &events, &rows);
+    let took = begun.elapsed();
+    assert!(matches!(failed, Err(AppendError::Fenced)), "{failed:?}");
+    assert!(took < Duration::from_secs(9), "{took:?}");
+    assert!(matches!(both.store.confirm(), Err(AppendError::Fenced)));
+    assert_eq!(server.sql("SELECT max(last_seq) FROM gangsaw.batch"), "1");
+}
+
+#[test]
 fn a_server_that_crashes_and_comes_back_loses_nothing_and_the_lead_goes_on() {
     let Some(server) = Server::start() else { return };
     let mut both = Both::open(&server, SNAPSHOT_EVERY);
