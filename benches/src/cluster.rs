@@ -75,8 +75,12 @@ impl Cluster {
                 bail!("gangsaw ended with {status}: {}", self.stderr());
             }
             if let Ok(mut client) = self.connect().await {
-                client.list_jobs(jobs::ListJobsRequest { page_size: 1, ..Default::default() }).await?;
-                return Ok(begin.elapsed());
+                match client.list_jobs(jobs::ListJobsRequest { page_size: 1, ..Default::default() }).await {
+                    Ok(_) => return Ok(begin.elapsed()),
+                    // It listens before it leads.
+                    Err(status) if status.code() == tonic::Code::Unavailable => {}
+                    Err(status) => return Err(status.into()),
+                }
             }
             pace.tick().await;
         }

@@ -12,5 +12,6 @@ mod nodes;
 mod notices;
 mod placement;
 mod random;
+mod sizes;
 mod submits;
 mod world;

@@ -25,6 +25,7 @@ use crate::engine::{Engine, View};
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::rpc::admin::Admin;
+use crate::rpc::admission::Admission;
 use crate::rpc::auth::Gate;
 use crate::rpc::cut::cut;
 use crate::rpc::jobs::Jobs;
@@ -50,6 +51,7 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub(crate) struct Served {
     pub(crate) engine: Engine,
+    pub(crate) admission: Admission,
     pub(crate) logs: Logs,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) gate: Arc<Gate>,
@@ -87,7 +89,8 @@ impl Front {
         let jobs = Jobs { engine: engine.clone(), logs: logs.clone(), stop: stop.clone() };
         let joins = Joins { engine: engine.clone(), tls: served.tls.clone(), metrics: Arc::clone(&served.metrics) };
         let admin = Admin { engine: engine.clone(), started_wall_ms: served.started_wall_ms, joins: joins.clone() };
-        let nodes = Nodes { engine, logs, stop, readers: served.readers.clone(), joins };
+        let (readers, admission) = (served.readers.clone(), served.admission.clone());
+        let nodes = Nodes { engine, logs, stop, readers, joins, admission };
         Front {
             gate: Arc::clone(&served.gate),
             jobs: JobsServiceServer::new(jobs).max_decoding_message_size(MESSAGE_BYTES_MAX),

@@ -27,6 +27,7 @@ use crate::lead::Candidate;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::notify;
+use crate::rpc::admission::{Admission, Bounds};
 use crate::rpc::auth::{Gate, LogRate};
 use crate::rpc::caller::Person;
 use crate::store::contract::{AppendError, Store};
@@ -53,6 +54,7 @@ struct Ground {
     tls: Option<Arc<ServerTls>>,
     metrics: Arc<Metrics>,
     address: SocketAddr,
+    attaching_max: usize,
     fail_at: Option<FailAt>,
 }
 
@@ -103,8 +105,8 @@ impl Ground {
         let address = listener.local_addr().map_err(cannot)?;
         let (state_dir, metrics) = (config.state_dir.clone(), Arc::new(Metrics::new()));
         let port = Port::open(listener, tls.clone(), Arc::clone(&metrics));
-        let fail_at = config.fail_at;
-        Ok((Ground { state_dir, folder, token, tls, metrics, address, fail_at }, port))
+        let (attaching_max, fail_at) = (config.attaching_max, config.fail_at);
+        Ok((Ground { state_dir, folder, token, tls, metrics, address, attaching_max, fail_at }, port))
     }
 
     fn parts(&self, store: Box<dyn Store>, loaded: Loaded) -> Result<Parts, ServeError> {
@@ -161,8 +163,19 @@ impl Ground {
         let folder = (self.token.clone(), Person::of_this_process());
         let gate =
             Arc::new(Gate { folder, engine: engine.clone(), metrics: Arc::clone(&metrics), said: LogRate::default() });
+        let admission = Admission::new(Bounds::of(self.attaching_max), Arc::clone(&metrics));
         let (stop, readers) = (stop.clone(), readers.clone());
-        Ok(Served { engine, logs, gate, metrics, stop, readers, started_wall_ms: wall_ms(), tls: self.tls.clone() })
+        Ok(Served {
+            engine,
+            admission,
+            logs,
+            gate,
+            metrics,
+            stop,
+            readers,
+            started_wall_ms: wall_ms(),
+            tls: self.tls.clone(),
+        })
     }
 
     /// Leaves address and token where clients look, and tells whoever started this.

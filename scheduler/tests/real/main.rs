@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test waits for one message and fails on any other")]
 
+mod admission;
 mod common;
 mod disk;
 mod door;
