@@ -77,8 +77,8 @@ impl Cluster {
             if let Ok(mut client) = self.connect().await {
                 match client.list_jobs(jobs::ListJobsRequest { page_size: 1, ..Default::default() }).await {
                     Ok(_) => return Ok(begin.elapsed()),
-                    // It listens before it leads.
-                    Err(status) if status.code() == tonic::Code::Unavailable => {}
+                    // It listens before it leads, and a crowd at its door may cost a connection.
+                    Err(status) if matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Unknown) => {}
                     Err(status) => return Err(status.into()),
                 }
             }
