@@ -10,6 +10,7 @@ mod array;
 mod cluster;
 mod fleet;
 mod floor;
+mod kills;
 mod latency;
 mod load;
 mod place;
@@ -96,6 +97,11 @@ enum What {
         #[arg(long, default_value_t = 60)]
         steady_s: u64,
     },
+    /// kill -9 of the scheduler under load, round after round: what was acknowledged must be there.
+    Kills {
+        #[arg(long, default_value_t = 200)]
+        rounds: u32,
+    },
     /// What placement costs in the core alone: mixed shapes, gangs, 10,000 nodes, an array of 1,000,000.
     Place {
         /// Only scenes whose name contains this.
@@ -131,6 +137,7 @@ fn main() -> anyhow::Result<()> {
         What::Fleet { shape, steady_s } => {
             runtime.block_on(fleet::run(&gangsaw, &shape, Duration::from_secs(steady_s)))
         }
+        What::Kills { rounds } => runtime.block_on(kills::run(&gangsaw, rounds)),
         What::Place { only } => place::run(only.as_deref()),
         What::Stamp { socket } => latency::stamp(&socket),
     }
