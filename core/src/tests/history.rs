@@ -51,9 +51,9 @@ fn a_log_that_went_well_is_found_well_and_over() {
 
 #[test]
 fn an_end_that_is_recorded_twice_is_found() {
-    let twice = changed(|event| match &event {
-        Event::AttemptEnded { .. } => vec![event.clone(), event],
-        _ => vec![event],
+    let twice = changed(|event| {
+        let end = matches!(event, Event::AttemptEnded { .. });
+        vec![event; if end { 2 } else { 1 }]
     });
     assert!(twice.contains("ended attempt 1 of lease 1 and stands"), "{twice}");
     let mut seen = None;
@@ -67,10 +67,8 @@ fn an_end_that_is_recorded_twice_is_found() {
             elements: crate::ranges::RangeSet::range(0, 0),
             cause: crate::job::body::CancelCause::Asked,
         };
-        match &event {
-            Event::AttemptEnded { attempt: 2, .. } => vec![event, cancel(seen.clone().unwrap())],
-            _ => vec![event],
-        }
+        let after = matches!(event, Event::AttemptEnded { attempt: 2, .. });
+        if after { vec![event, cancel(seen.clone().unwrap())] } else { vec![event] }
     });
     assert_eq!(twice, "1[0] had ended and was cancelled");
 }
@@ -104,9 +102,9 @@ fn an_attempt_that_does_not_rise_is_found() {
 
 #[test]
 fn a_fact_of_a_fenced_lease_is_found() {
-    let fenced = changed(|event| match &event {
-        Event::TaskStarted { lease, job, .. } => vec![Event::LeaseFenced { lease: *lease, job: *job }, event],
-        _ => vec![event],
+    let fenced = changed(|event| {
+        let Event::TaskStarted { lease, job, .. } = &event else { return vec![event] };
+        vec![Event::LeaseFenced { lease: *lease, job: *job }, event]
     });
     assert!(fenced.contains("which was fenced"), "{fenced}");
 }
@@ -118,14 +116,14 @@ fn a_gap_in_the_log_and_a_report_that_is_taken_again_are_found() {
     let mut history = History::default();
     let found = log.iter().try_for_each(|record| history.observe(record, &Unseen)).unwrap_err();
     assert_eq!(found.0, "event 6 follows event 4");
-    let again = changed(|event| match event {
-        Event::ReportTaken { .. } => vec![event.clone(), event],
-        _ => vec![event],
+    let again = changed(|event| {
+        let report = matches!(event, Event::ReportTaken { .. });
+        vec![event; if report { 2 } else { 1 }]
     });
     assert_eq!(again, "node 1: report 1 is taken after 1");
-    let missing = changed(|event| match event {
-        Event::RoundDecided { round: 1, .. } => vec![],
-        _ => vec![event],
+    let missing = changed(|event| {
+        let first = matches!(event, Event::RoundDecided { round: 1, .. });
+        vec![event; usize::from(!first)]
     });
     assert_eq!(missing, "round 2 follows 0");
 }

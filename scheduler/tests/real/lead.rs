@@ -121,7 +121,7 @@ async fn finish_and_check_history(clients: &Clients, url: &str, acknowledged: &B
     let records = records.await.unwrap();
     let (mut history, mut state) = (History::default(), State::new());
     for record in &records {
-        assert_eq!(history.observe(&record, &Unseen), Ok(()), "event {}", record.seq);
+        assert_eq!(history.observe(record, &Unseen), Ok(()), "event {}", record.seq);
         apply(&mut state, record.at, &record.event);
     }
     assert_eq!(gangsaw_core::check::check(&state), Ok(()));
