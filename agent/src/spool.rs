@@ -56,6 +56,8 @@ pub fn read(state: &Path, after_seq: u64) -> io::Result<Vec<Fact>> {
 #[derive(Debug)]
 pub(crate) struct Spool {
     folder: PathBuf,
+    /// Full files by the sequence that follows their last.
+    full: BTreeMap<u64, PathBuf>,
     file: File,
     first: u64,
     bytes: u64,
@@ -67,13 +69,16 @@ impl Spool {
     /// Opens the folder, or makes it, cuts a torn tail and finds the next sequence.
     pub(crate) fn open(folder: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&folder)?;
-        let (first, path) = files(&folder)?.pop_last().unwrap_or_else(|| (1, folder.join(name(1))));
+        let mut there = files(&folder)?;
+        let (first, path) = there.pop_last().unwrap_or_else(|| (1, folder.join(name(1))));
+        let ends = there.keys().skip(1).copied().chain([first]).collect::<Vec<_>>();
+        let full = ends.into_iter().zip(there.into_values()).collect();
         let mut next = first;
         let bytes = if path.exists() { whole_bytes(&path, &mut next)? } else { 0 };
         let file = open_file(&path)?;
         file.set_len(bytes)?;
         reserve(&file);
-        let mut spool = Self { folder, file, first, bytes, next, acked: 0 };
+        let mut spool = Self { folder, full, file, first, bytes, next, acked: 0 };
         spool.file.seek(SeekFrom::Start(bytes))?;
         Ok(spool)
     }
@@ -114,14 +119,13 @@ impl Spool {
         if self.acked + 1 == self.next && self.bytes > RESERVE / 4 {
             self.rotate()?;
         }
-        let files = files(&self.folder)?;
-        let ends: Vec<u64> = files.keys().skip(1).copied().collect();
-        for ((_, path), end) in files.iter().zip(ends) {
-            if end <= self.acked + 1 {
-                fs::remove_file(path)?;
-                // On a full disk the newest file may have found no room to set aside; now there is some.
-                reserve(&self.file);
-            }
+        while let Some(oldest) = self.full.first_entry().filter(|oldest| *oldest.key() <= self.acked + 1) {
+            match fs::remove_file(oldest.get()) {
+                Err(fault) if fault.kind() != io::ErrorKind::NotFound => return Err(fault),
+                _ => oldest.remove(),
+            };
+            // On a full disk the newest file may have found no room to set aside; now there is some.
+            reserve(&self.file);
         }
         Ok(())
     }
@@ -156,6 +160,7 @@ impl Spool {
         }
         let file = open_file(&self.folder.join(name(self.next)))?;
         reserve(&file);
+        self.full.insert(self.next, self.folder.join(name(self.first)));
         self.file = file;
         self.first = self.next;
         self.bytes = 0;

@@ -75,10 +75,11 @@ impl Cluster {
                 bail!("gangsaw ended with {status}: {}", self.stderr());
             }
             if let Ok(mut client) = self.connect().await {
-                // One that does not lead yet says so.
-                let listed = client.list_jobs(jobs::ListJobsRequest { page_size: 1, ..Default::default() }).await;
-                if listed.is_ok() {
-                    return Ok(begin.elapsed());
+                match client.list_jobs(jobs::ListJobsRequest { page_size: 1, ..Default::default() }).await {
+                    Ok(_) => return Ok(begin.elapsed()),
+                    // It listens before it leads.
+                    Err(status) if status.code() == tonic::Code::Unavailable => {}
+                    Err(status) => return Err(status.into()),
                 }
             }
             pace.tick().await;
@@ -192,6 +193,11 @@ pub(crate) struct Door {
 }
 
 impl Door {
+    /// Returns the door of a scheduler that somebody else holds.
+    pub(crate) fn of(url: String, token: String) -> Door {
+        Door { url, token }
+    }
+
     /// Opens a connection.
     pub(crate) async fn connect(&self) -> anyhow::Result<Client> {
         let channel = Endpoint::from_shared(self.url.clone())?.tcp_nodelay(true).connect().await?;

@@ -8,13 +8,16 @@
 
 mod array;
 mod cluster;
+mod failover;
 mod fleet;
 mod floor;
 mod kills;
 mod latency;
 mod load;
 mod place;
+mod postgres;
 mod process;
+mod relay;
 mod restart;
 mod submits;
 mod swarm;
@@ -102,6 +105,15 @@ enum What {
         #[arg(long, default_value_t = 200)]
         rounds: u32,
     },
+    /// Several schedulers on one PostgreSQL: from the leader's fault to the first acknowledgement of another.
+    Failover {
+        /// Faults of each kind.
+        #[arg(long, default_value_t = 10)]
+        rounds: usize,
+        /// Schedulers.
+        #[arg(long, default_value_t = 3)]
+        members: usize,
+    },
     /// What placement costs in the core alone: mixed shapes, gangs, 10,000 nodes, an array of 1,000,000.
     Place {
         /// Only scenes whose name contains this.
@@ -138,6 +150,7 @@ fn main() -> anyhow::Result<()> {
             runtime.block_on(fleet::run(&gangsaw, &shape, Duration::from_secs(steady_s)))
         }
         What::Kills { rounds } => runtime.block_on(kills::run(&gangsaw, rounds)),
+        What::Failover { rounds, members } => runtime.block_on(failover::run(&gangsaw, rounds, members)),
         What::Place { only } => place::run(only.as_deref()),
         What::Stamp { socket } => latency::stamp(&socket),
     }

@@ -26,11 +26,21 @@ fn status_kib(pid: u32, key: &str) -> anyhow::Result<u64> {
 
 /// Returns the processor time of a process, user and system, of all its threads that are and were.
 pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
+    times(pid, 11)
+}
+
+/// Returns the processor time of all children of this process that have ended.
+pub(crate) fn children_cpu() -> anyhow::Result<Duration> {
+    times(std::process::id(), 13)
+}
+
+/// Returns the sum of two fields of `/proc/PID/stat`, user and system, counted from the one after the name.
+fn times(pid: u32, user: usize) -> anyhow::Result<Duration> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name, in parentheses, may hold anything; the third field follows the last one.
     let (_, after) = stat.rsplit_once(')').context("no name in stat")?;
     let ticks = |at: usize| after.split_whitespace().nth(at).and_then(|field| field.parse::<f64>().ok());
-    let (user, system) = (ticks(11).context("no utime")?, ticks(12).context("no stime")?);
+    let (user, system) = (ticks(user).context("no user time")?, ticks(user + 1).context("no system time")?);
     Ok(Duration::from_secs_f64((user + system) / TICKS_PER_SECOND))
 }
 

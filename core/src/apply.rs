@@ -25,7 +25,7 @@ pub fn apply(state: &mut State, at: Time, event: &Event) {
     state.advance(at);
     match event {
         Event::JobsSubmitted { .. } => state.jobs_submitted(at, event),
-        Event::KeysExpired(used_until) => state.keys_expired(*used_until),
+        Event::KeysExpired(used_until) => state.keys.expire(*used_until),
         Event::JobCancelled { job, elements, cause, .. } => state.job_cancelled(at, *job, elements, *cause),
         Event::JobHeld { job, .. } => state.job_held(*job, true),
         Event::JobReleased { job, .. } => state.job_held(*job, false),

@@ -95,7 +95,7 @@ fn counts(state: &State, job: &Job) -> Result<(), Violation> {
             *ended.entry(state).or_default() += 1;
         }
     }
-    ensure(ended == job.ended_counts, || format!("job {id}: end counts {:?}, found {ended:?}", job.ended_counts))?;
+    ensure(ended == *job.ended_counts, || format!("job {id}: end counts {:?}, found {ended:?}", job.ended_counts))?;
     let over = job.ended_count() == job.body.spec.element_count();
     ensure(over == job.body.ended_at.is_some(), || format!("job {id}: ended_at is wrong"))?;
     let shown: u64 = state.element_counts(id).values().sum();

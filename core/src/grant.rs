@@ -115,7 +115,7 @@ fn task(job: &Job, lease: &Lease) -> TaskSpec {
             OnDisconnect::Keep => None,
             OnDisconnect::Stop { after } => Some(after),
         },
-        user: job.body.user.clone(),
+        user: job.body.user.to_string(),
         array: spec
             .array
             .as_ref()

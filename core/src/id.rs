@@ -3,8 +3,12 @@
 //! A number is unique in the cluster and never used again. A name is checked when it is made, so whoever holds one
 //! may print it: 1..=128 characters, none of them a control character.
 
+mod compact;
+
 use std::fmt;
 use std::sync::Arc;
+
+use self::compact::Compact;
 
 /// Longest name, in characters: it must fit a table column, a file name and a log line.
 pub const NAME_CHARS_MAX: usize = 128;
@@ -115,6 +119,31 @@ macro_rules! name {
     };
 }
 
+/// A name that is never shared, see `compact`.
+macro_rules! compact {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Compact);
+
+        impl $name {
+            /// Checks `text` and makes a name of it.
+            ///
+            /// # Errors
+            /// What is wrong with it.
+            pub fn new(text: &str) -> Result<Self, NameError> {
+                checked(text).map(|text| Self(text.into()))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
 name!(
     /// What a job is called. Not unique.
     JobName
@@ -135,11 +164,11 @@ name!(
     /// Who caused an event: a person, a program or a node.
     Actor
 );
-name!(
+compact!(
     /// One request of a client, for tracing a change back to it.
     RequestId
 );
-name!(
+compact!(
     /// A client's name for one Submit, so that it may be repeated.
     IdempotencyKey
 );
@@ -170,7 +199,7 @@ impl Actor {
 impl RequestId {
     /// Returns the id of what nobody asked for.
     pub(crate) fn internal() -> Self {
-        Self("internal".into())
+        Self(Compact::from(Arc::from("internal")))
     }
 }
 

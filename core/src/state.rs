@@ -9,9 +9,10 @@ mod wait;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::id::{Attempt, IdempotencyKey, Index, JobId, LeaseId, NodeId, NodeName, Tenant};
+use crate::id::{Attempt, Index, JobId, LeaseId, NodeId, NodeName, Tenant};
 use crate::job::body::Job;
 use crate::join::Joins;
+use crate::keys::UsedKeys;
 use crate::lease::{Gang, Lease};
 use crate::mutations::Mutations;
 use crate::node::Node;
@@ -19,17 +20,6 @@ use crate::queue::{Queue, QueueKey};
 use crate::state::index::Indexed;
 use crate::time::Time;
 use crate::token::Tokens;
-
-/// A used idempotency key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UsedKey {
-    /// When it was used.
-    pub used_at: Time,
-    /// Digest of the specs it came with.
-    pub digest: u64,
-    /// The jobs it made.
-    pub jobs: Vec<JobId>,
-}
 
 /// The next ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +52,7 @@ pub struct State {
     pub(crate) queues: BTreeMap<QueueKey, Queue>,
     /// What each tenant may use, and uses, in all of its queues together.
     pub(crate) tenants: BTreeMap<Tenant, Queue>,
-    pub(crate) keys: BTreeMap<(Tenant, IdempotencyKey), UsedKey>,
+    pub(crate) keys: UsedKeys,
     pub(crate) node_names: BTreeMap<NodeName, NodeId>,
     pub(crate) joins: Joins,
     pub(crate) tokens: Tokens,
@@ -88,7 +78,7 @@ impl State {
             gangs: BTreeMap::new(),
             queues: BTreeMap::new(),
             tenants: BTreeMap::new(),
-            keys: BTreeMap::new(),
+            keys: UsedKeys::default(),
             node_names: BTreeMap::new(),
             joins: Joins::default(),
             tokens: Tokens::default(),

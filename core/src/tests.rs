@@ -13,5 +13,6 @@ mod nodes;
 mod notices;
 mod placement;
 mod random;
+mod sizes;
 mod submits;
 mod world;

@@ -14,6 +14,10 @@ use crate::tls::TlsError;
 /// Life of a node's certificate unless somebody says otherwise.
 pub const NODE_CERTIFICATE_LIFE: Duration = Duration::from_secs(24 * 3600);
 
+/// Nodes that attach at once unless somebody says otherwise: a batch of them is decided and stored within some ten
+/// milliseconds.
+pub(crate) const ATTACHING_MAX: usize = 32;
+
 /// Called once with the bound address, when the scheduler serves.
 pub type Ready = Box<dyn FnOnce(SocketAddr) + Send>;
 
@@ -29,6 +33,8 @@ pub struct Config {
     pub credentials: Option<PathBuf>,
     /// How long a node's certificate lives; it is renewed at two thirds.
     pub node_certificate_life: Duration,
+    /// Nodes that may be between their Hello and their Welcome at once; others wait, or come again when they are told.
+    pub attaching_max: usize,
     /// Ends the process in the middle of an append, for tests: see [`FailAt`].
     pub fail_at: Option<FailAt>,
     /// Called when the scheduler serves.
@@ -46,6 +52,7 @@ impl Config {
             store: None,
             credentials: crate::token::credentials_folder(),
             node_certificate_life: NODE_CERTIFICATE_LIFE,
+            attaching_max: ATTACHING_MAX,
             fail_at: std::env::var("GANGSAW_FAIL_AT").ok().and_then(|text| FailAt::parse(&text)),
             ready: None,
         }
@@ -105,7 +112,9 @@ impl ServeError {
                 "store-format"
             }
             ServeError::Open(OpenError::Postgres(PgOpenError::Address(_))) => "bad-store",
-            ServeError::Open(OpenError::Postgres(PgOpenError::Postgres(_) | PgOpenError::Io(_))) => "store-unreachable",
+            ServeError::Open(OpenError::Postgres(
+                PgOpenError::Postgres(_) | PgOpenError::Silent | PgOpenError::Moved(_) | PgOpenError::Io(_),
+            )) => "store-unreachable",
             ServeError::Open(OpenError::Sqlite { .. } | OpenError::Io { .. }) => "store-unreadable",
             ServeError::Engine(EngineError::Append(_) | EngineError::Keeper(_)) => "store-failed",
             ServeError::Engine(EngineError::Panicked(_)) => "invariant",
@@ -128,7 +137,7 @@ impl ServeError {
                 PgOpenError::Address(_) => "write it as postgres://USER@HOST:5432/DATABASE",
                 PgOpenError::Damaged { .. } => "keep the database as it is and restore a copy of it",
                 PgOpenError::Format { .. } => "use the version of gangsaw that wrote it",
-                PgOpenError::Postgres(_) | PgOpenError::Io(_) => {
+                PgOpenError::Postgres(_) | PgOpenError::Silent | PgOpenError::Moved(_) | PgOpenError::Io(_) => {
                     "the user needs a database in which it may create a schema; GANGSAW_STORE says which"
                 }
             },

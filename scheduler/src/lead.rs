@@ -24,7 +24,8 @@ use crate::clock::boot_ns;
 use crate::store::Loaded;
 use crate::store::fail::FailAt;
 use crate::store::postgres::follow::Follower;
-use crate::store::postgres::link::{Driver, Target, application};
+use crate::store::postgres::hosts::Known;
+use crate::store::postgres::link::{Driver, LinkError, Target, application, within};
 use crate::store::postgres::schema::{self, LOCK_CLASS};
 use crate::store::postgres::{PgOpenError, PostgresStore};
 use lease::{CHANNEL, Holder, Lease, TTL, chain};
@@ -33,6 +34,9 @@ use lease::{CHANNEL, Holder, Lease, TTL, chain};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Time between two tries to reach PostgreSQL.
 const TRY_AGAIN: Duration = Duration::from_millis(250);
+/// How long PostgreSQL may take to answer a look; what waits for a lock or a standby of the database is given longer.
+const LOOK_WAIT: Duration = Duration::from_secs(3);
+const TAKE_ANSWER_WAIT: Duration = Duration::from_secs(5);
 /// How long the statement that takes over waits for the last write of the leader before.
 const TAKE_WAIT: &str = "SET lock_timeout = '3s'";
 
@@ -49,7 +53,7 @@ struct Seen {
 /// The wait for the lock of one holder, through a connection of its own.
 struct LockWait {
     holder: String,
-    task: tokio::task::JoinHandle<Result<Client, tokio_postgres::Error>>,
+    task: tokio::task::JoinHandle<Result<Client, LinkError>>,
 }
 
 /// Ends the wait when it is dropped.
@@ -80,8 +84,13 @@ pub(crate) struct Lead {
 
 impl Candidate {
     /// Returns a candidate that has not looked yet; `address` is where it serves.
-    pub(crate) fn new(url: &str, address: String, fail: Option<FailAt>) -> Result<Candidate, PgOpenError> {
-        let target = Target::parse(url, Driver::start()?).map_err(PgOpenError::Address)?;
+    pub(crate) fn new(
+        url: &str,
+        address: String,
+        fail: Option<FailAt>,
+        known: Known,
+    ) -> Result<Candidate, PgOpenError> {
+        let target = Target::parse(url, known, Driver::start()?).map_err(PgOpenError::Address)?;
         Ok(Candidate {
             follower: Follower::new(target.shown()),
             target,
@@ -113,23 +122,28 @@ impl Candidate {
     async fn stand_by(&mut self, told: &impl Fn(&str)) -> Result<(Client, Lease), PgOpenError> {
         let me = Holder::random()?;
         let mut client = self.target.listen(&me.id, Arc::clone(&self.woken)).await?;
-        schema::prepare(&client, &self.target.shown()).await?;
-        client.batch_execute(&format!("LISTEN {CHANNEL}; {TAKE_WAIT}")).await?;
+        within(TAKE_ANSWER_WAIT, schema::prepare(&client, &self.target.shown())).await?;
+        within(LOOK_WAIT, say(&client, &format!("LISTEN {CHANNEL}; {TAKE_WAIT}"))).await?;
+        self.follower.verify(&client).await?;
         loop {
-            self.look(&client).await?;
+            within(LOOK_WAIT, self.look(&client)).await?;
             // A row of our own is one that we lost: nobody is known to lead.
             told(Some(self.seen.address.as_str()).filter(|address| *address != self.address).unwrap_or_default());
             self.follower.catch_up(&mut client).await?;
             let hung = boot_ns().saturating_sub(self.seen_ns) >= nanos(TTL);
             let freed = self.seen.holder.is_empty() || self.lock_fell(&me).await;
             if (freed || hung)
-                && let Some((epoch, sent_ns)) = self.take(&client, &me, !freed).await?
+                && let Some((epoch, sent_ns)) = within(TAKE_ANSWER_WAIT, self.take(&client, &me, !freed)).await?
             {
                 self.follower.catch_up(&mut client).await?;
-                client.batch_execute(&format!("UNLISTEN {CHANNEL}")).await?;
-                lease::settle(&client, &me).await?;
+                within(LOOK_WAIT, say(&client, &format!("UNLISTEN {CHANNEL}"))).await?;
+                within(LOOK_WAIT, async { Ok::<_, LinkError>(lease::settle(&client, &me).await?) }).await?;
                 let lease = Lease::keep(self.target.clone(), client, me.clone(), epoch, sent_ns);
                 let client = self.target.connect(&me.id).await?;
+                if !within(LOOK_WAIT, self.follower.is_in(&client)).await? {
+                    // Another server took over between the two connections.
+                    return Err(LinkError::Behind.into());
+                }
                 return Ok((client, lease));
             }
             self.wait().await;
@@ -171,7 +185,7 @@ impl Candidate {
                     client.execute(&format!("SELECT pg_advisory_lock({LOCK_CLASS}, $1)"), &[&lock]).await?;
                     Ok(client)
                 };
-                let waited = waited.await;
+                let waited: Result<Client, LinkError> = waited.await;
                 woken.notify_one();
                 waited
             });
@@ -215,6 +229,10 @@ impl Candidate {
         let store = PostgresStore::new(self.target.clone(), lease, client, read, self.fail);
         Lead { store, loaded: self.follower.loaded() }
     }
+}
+
+async fn say(client: &Client, statements: &str) -> Result<(), LinkError> {
+    Ok(client.batch_execute(statements).await?)
 }
 
 fn nanos(duration: Duration) -> u64 {

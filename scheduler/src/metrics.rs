@@ -44,6 +44,8 @@ pub(crate) struct Metrics {
     pub(crate) disk_full: Gauge,
     /// Snapshots handed to the keeper.
     pub(crate) snapshots: Counter,
+    /// Standbys of PostgreSQL that hold every commit, as the leader saw last; zero while another leads.
+    pub(crate) synchronous_standbys: Gauge,
     /// The cluster clock.
     pub(crate) cluster_time: Gauge<f64, AtomicU64>,
     /// Watch streams that are open.
@@ -81,6 +83,7 @@ impl Metrics {
             denied: Family::default(),
             disk_full: Gauge::default(),
             snapshots: Counter::default(),
+            synchronous_standbys: Gauge::default(),
             cluster_time: Gauge::default(),
             watchers: Gauge::default(),
             notices: Family::default(),
@@ -105,6 +108,8 @@ impl Metrics {
         registry.register("denied", "Calls denied", metrics.denied.clone());
         registry.register("disk_full", "One while growth is refused for lack of disk", metrics.disk_full.clone());
         registry.register("snapshots", "Snapshots handed to the keeper", metrics.snapshots.clone());
+        let standbys = metrics.synchronous_standbys.clone();
+        registry.register("synchronous_standbys", "Standbys of PostgreSQL that hold every commit", standbys);
         let time = metrics.cluster_time.clone();
         registry.register_with_unit("cluster_time", "The cluster clock", Unit::Seconds, time);
         registry.register("watchers", "Watch streams that are open", metrics.watchers.clone());

@@ -6,6 +6,7 @@
 //! Elsewhere: who may call is `rules` and `auth`, who calls is `caller`; every refusal becomes a status in `errors` and nowhere else.
 
 pub(crate) mod admin;
+pub(crate) mod admission;
 pub(crate) mod ask;
 pub(crate) mod auth;
 pub(crate) mod caller;

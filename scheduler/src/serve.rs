@@ -22,15 +22,17 @@ use crate::clock::wall_ms;
 use crate::config::{Config, ServeError};
 use crate::disk::DiskGuard;
 use crate::engine::{Engine, EngineError, Parts};
-use crate::http::{self, Served};
+use crate::http::{Front, Served};
 use crate::lead::Candidate;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::notify;
+use crate::rpc::admission::{Admission, Bounds};
 use crate::rpc::auth::{Gate, LogRate};
 use crate::rpc::caller::Person;
 use crate::store::contract::{AppendError, Store};
 use crate::store::fail::FailAt;
+use crate::store::postgres::hosts::Known;
 use crate::store::sqlite::OpenError;
 use crate::store::{Loaded, SqliteStore};
 use crate::tls::ServerTls;
@@ -52,6 +54,7 @@ struct Ground {
     tls: Option<Arc<ServerTls>>,
     metrics: Arc<Metrics>,
     address: SocketAddr,
+    attaching_max: usize,
     fail_at: Option<FailAt>,
 }
 
@@ -74,8 +77,10 @@ pub async fn serve(mut config: Config, stop: CancellationToken) -> Result<(), Se
     };
     let (ground, mut port) = Ground::prepare(&config, folder, tls)?;
     ground.announce(&mut config)?;
+    let known = Known::nothing(ground.metrics.synchronous_standbys.clone());
     loop {
-        let candidate = Candidate::new(&url, ground.address.to_string(), config.fail_at).map_err(OpenError::from)?;
+        let address = ground.address.to_string();
+        let candidate = Candidate::new(&url, address, config.fail_at, known.clone()).map_err(OpenError::from)?;
         let lead = tokio::select! {
             lead = candidate.lead(|leader| port.play(Role::Standby(leader.to_owned()))) => lead.map_err(OpenError::from)?,
             () = stop.cancelled() => return Ok(()),
@@ -100,8 +105,8 @@ impl Ground {
         let address = listener.local_addr().map_err(cannot)?;
         let (state_dir, metrics) = (config.state_dir.clone(), Arc::new(Metrics::new()));
         let port = Port::open(listener, tls.clone(), Arc::clone(&metrics));
-        let fail_at = config.fail_at;
-        Ok((Ground { state_dir, folder, token, tls, metrics, address, fail_at }, port))
+        let (attaching_max, fail_at) = (config.attaching_max, config.fail_at);
+        Ok((Ground { state_dir, folder, token, tls, metrics, address, attaching_max, fail_at }, port))
     }
 
     fn parts(&self, store: Box<dyn Store>, loaded: Loaded) -> Result<Parts, ServeError> {
@@ -125,7 +130,8 @@ impl Ground {
         let (engine, mut ended) = Engine::start(parts).map_err(unusable)?;
         let readers = TaskTracker::new();
         readers.spawn(notify::keep(engine.clone(), Arc::clone(&self.metrics), owed, stop.clone()));
-        port.play(Role::Leading(http::routes(self.served(&engine, &stop, &readers).map_err(unusable)?)));
+        let served = self.served(&engine, &stop, &readers).map_err(unusable)?;
+        port.play(Role::Leading(Arc::new(Front::new(served))));
         if let Some(config) = announced {
             self.announce(config)?;
         }
@@ -157,8 +163,19 @@ impl Ground {
         let folder = (self.token.clone(), Person::of_this_process());
         let gate =
             Arc::new(Gate { folder, engine: engine.clone(), metrics: Arc::clone(&metrics), said: LogRate::default() });
+        let admission = Admission::new(Bounds::of(self.attaching_max), Arc::clone(&metrics));
         let (stop, readers) = (stop.clone(), readers.clone());
-        Ok(Served { engine, logs, gate, metrics, stop, readers, started_wall_ms: wall_ms(), tls: self.tls.clone() })
+        Ok(Served {
+            engine,
+            admission,
+            logs,
+            gate,
+            metrics,
+            stop,
+            readers,
+            started_wall_ms: wall_ms(),
+            tls: self.tls.clone(),
+        })
     }
 
     /// Leaves address and token where clients look, and tells whoever started this.

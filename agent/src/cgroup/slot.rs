@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,8 @@ pub(crate) struct Slot {
     watch: Option<(File, Watch)>,
     set: Option<Limits>,
     ooms: u64,
+    /// `cgroup.kill` was used: nobody can be born inside any more.
+    killed: bool,
 }
 
 /// The ways into the cgroups of a slot.
@@ -30,13 +32,29 @@ pub(crate) struct Doors {
     pub(crate) unified: Option<Unified>,
 }
 
+impl Doors {
+    /// Returns the folder a child can be born in.
+    pub(crate) fn birthplace(&self) -> Option<BorrowedFd<'_>> {
+        self.unified.as_ref()?.folder.as_ref().map(OwnedFd::as_fd)
+    }
+}
+
 /// A folder of version 2.
 #[derive(Debug)]
 pub(crate) struct Unified {
-    /// The folder itself: children are born inside.
-    pub(crate) folder: OwnedFd,
-    /// Its `cgroup.procs`, for those that cannot be.
+    /// The folder itself, where children are born inside. Absent once a birth there has failed.
+    pub(crate) folder: Option<OwnedFd>,
+    /// Whether a birth was tried.
+    pub(crate) tried: bool,
+    /// Its `cgroup.procs`, for those that cannot be born inside.
     pub(crate) procs: OwnedFd,
+}
+
+impl Unified {
+    fn open(folder: &Path) -> io::Result<Self> {
+        let procs = door(folder, "cgroup.procs")?;
+        Ok(Self { folder: Some(File::open(folder)?.into()), tried: false, procs })
+    }
 }
 
 #[derive(Debug)]
@@ -66,17 +84,13 @@ impl Slot {
                 Err(fault) if fault.kind() != io::ErrorKind::AlreadyExists => return Err(fault),
                 _ => {}
             }
-            let door = |file| OpenOptions::new().write(true).open(folder.join(file)).map(OwnedFd::from);
             match base.version {
-                Version::V1 => doors.tasks.push(door("tasks")?),
-                Version::V2 => {
-                    let procs = door("cgroup.procs")?;
-                    doors.unified = Some(Unified { folder: File::open(&folder)?.into(), procs });
-                }
+                Version::V1 => doors.tasks.push(door(&folder, "tasks")?),
+                Version::V2 => doors.unified = Some(Unified::open(&folder)?),
             }
             groups.push(Group { folder, version: base.version, roles: base.roles.clone() });
         }
-        let mut slot = Self { groups, doors, watch: None, set: None, ooms: 0 };
+        let mut slot = Self { groups, doors, watch: None, set: None, ooms: 0, killed: false };
         slot.watch = slot.open_watch()?;
         slot.ooms = slot.oom_count();
         Ok(slot)
@@ -100,11 +114,32 @@ impl Slot {
         self.groups.iter().find(|group| group.roles.contains(&role))
     }
 
+    /// Makes the folder of version 2 anew. Linux compares the number of kills of a newborn's cgroup with that of its
+    /// parent's, also for one born elsewhere (6.14 to 6.18 at least): after the first `cgroup.kill` each is killed.
+    fn renew(&mut self) -> io::Result<()> {
+        let unified = self.groups.iter().find(|group| group.version == Version::V2);
+        if let Some(folder) = unified.map(|group| &group.folder) {
+            self.watch = None;
+            self.set = None;
+            if fs::remove_dir(folder).is_ok() {
+                fs::create_dir(folder)?;
+            }
+            self.doors.unified = Some(Unified::open(folder)?);
+            self.watch = self.open_watch()?;
+            self.ooms = self.oom_count();
+        }
+        self.killed = false;
+        Ok(())
+    }
+
     /// Writes the limits that differ from those set last.
     ///
     /// # Errors
     /// When a memory or pids limit cannot be written. A refused CPU weight is no error: it limits nothing.
     pub(crate) fn set(&mut self, limits: Limits) -> io::Result<()> {
+        if self.killed {
+            self.renew()?;
+        }
         if self.set == Some(limits) {
             return Ok(());
         }
@@ -160,6 +195,7 @@ impl Slot {
         if let Some(group) = self.group(Role::Tree)
             && write(&group.folder.join("cgroup.kill"), "1").is_ok()
         {
+            self.killed = true;
             return true;
         }
         // Without cgroup.kill a tree could fork faster than it is killed: let it have no new process first.
@@ -224,6 +260,10 @@ fn set_memory(group: &Group, bytes: u64) -> io::Result<()> {
 
 fn or_max(limit: u64) -> String {
     if limit == 0 { "max".to_owned() } else { limit.to_string() }
+}
+
+fn door(folder: &Path, file: &str) -> io::Result<OwnedFd> {
+    OpenOptions::new().write(true).open(folder.join(file)).map(OwnedFd::from)
 }
 
 /// A control file takes one write and is never created.

@@ -50,6 +50,10 @@ const PAUSE_REMOTE: (Duration, Duration) = (Duration::from_millis(250), Duration
 const SPREAD_SHARE: u32 = 3;
 /// And never over more: what is lost while a node is away grows, too.
 const SPREAD_MAX: Duration = Duration::from_secs(30);
+/// The header in which a scheduler that has no room says how many milliseconds later to come again, and the longest
+/// that is believed.
+const RETRY_AFTER: &str = "retry-after-ms";
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
 /// What happened on the uplink.
 pub(crate) enum UplinkEvent {
@@ -178,7 +182,7 @@ impl Uplink {
                 },
                 State::Attaching(attaching) => match before(welcome_by, attaching).await {
                     Some(Ok(stream)) => self.state = State::Open(Box::new(stream)),
-                    Some(Err(status)) => return self.closed(&said(&status)),
+                    Some(Err(status)) => return self.refused(&status),
                     None => return self.closed("no welcome in time"),
                 },
                 State::Open(stream) => match before(welcome_by, stream.message()).await {
@@ -210,6 +214,16 @@ impl Uplink {
 
     fn closed(&mut self, why: &str) -> UplinkEvent {
         self.fail(why);
+        UplinkEvent::Closed
+    }
+
+    /// The scheduler said no. If it said when to come again, it is asked then and not before: its time replaces ours,
+    /// and is no failure that makes pauses grow.
+    fn refused(&mut self, status: &Status) -> UplinkEvent {
+        let Some(after) = retry_after(status) else { return self.closed(&said(status)) };
+        debug!(server = %self.server.url(), ms = after.as_millis(), "the scheduler asks us to come again later");
+        self.welcome_by = None;
+        self.state = State::Waiting(Instant::now() + after);
         UplinkEvent::Closed
     }
 
@@ -284,6 +298,13 @@ fn said(status: &Status) -> String {
     format!("{:?}: {}", status.code(), status.message())
 }
 
+/// Returns when a scheduler that has no room now wants to be asked again.
+fn retry_after(status: &Status) -> Option<Duration> {
+    let value = status.metadata().get(RETRY_AFTER).filter(|_| status.code() == Code::ResourceExhausted)?;
+    let ms: u64 = value.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_millis(ms).min(RETRY_AFTER_MAX))
+}
+
 fn authorization(given: Option<&str>, server: &Server) -> Option<MetadataValue<tonic::metadata::Ascii>> {
     let token = token::find(given, server)?;
     let mut value: MetadataValue<tonic::metadata::Ascii> = format!("Bearer {token}").parse().ok()?;
@@ -353,6 +374,28 @@ mod tests {
         };
         assert!(within(0, 4_600) > 50 && within(4_600, 9_500) > 50, "{waits:?}");
         assert_eq!(within(0, 9_500), 200);
+    }
+
+    #[tokio::test]
+    async fn a_scheduler_without_room_is_asked_again_when_it_said() {
+        let server = Server { host: "127.0.0.1".to_owned(), port: 1, tls: false };
+        let mut uplink = Uplink::new(server, Some("t".to_owned()));
+        uplink.welcome_by = Some(Instant::now());
+        let mut status = Status::resource_exhausted("as many as may");
+        let wait = |uplink: &Uplink| match &uplink.state {
+            State::Waiting(until) => until.saturating_duration_since(Instant::now()),
+            State::Connecting(_) | State::Attaching(_) | State::Open(_) => panic!("not waiting"),
+        };
+        for (said, from, to) in [("7000", 6_900, 7_000), ("99999999", 59_900, 60_000)] {
+            status.metadata_mut().insert(RETRY_AFTER, MetadataValue::from_static(said));
+            assert!(matches!(uplink.refused(&status), UplinkEvent::Closed));
+            assert!((from..=to).contains(&wait(&uplink).as_millis()), "{:?}", wait(&uplink));
+            assert_eq!((uplink.pause, uplink.welcome_by), (PAUSE_LOOPBACK.0, None), "no failure of ours");
+        }
+        status.metadata_mut().remove(RETRY_AFTER);
+        assert!(matches!(uplink.refused(&status), UplinkEvent::Closed));
+        assert!(wait(&uplink) <= PAUSE_LOOPBACK.0, "without a time the own pause counts");
+        assert_eq!(uplink.pause, 2 * PAUSE_LOOPBACK.0);
     }
 
     #[tokio::test]

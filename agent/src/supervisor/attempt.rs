@@ -2,13 +2,20 @@
 //!
 //! They exist before exec. One that is still as it was made when the task ended is not kept: within a lease it is
 //! renamed to be the next task's, so that 100,000 tasks that write nothing cost one rename each and leave nothing.
+//!
+//! "As it was made" is told by times of change: they are set to a moment before the task begins, and whatever is added
+//! or taken away moves them. Three looks, where listing three folders would be fifteen system calls.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, chown};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use super::spawn::Ids;
+
+/// More than any file system's step of time.
+const BACKDATED: Duration = Duration::from_secs(3);
 
 /// The folders one task gets.
 #[derive(Clone, Debug)]
@@ -19,6 +26,15 @@ pub(super) struct Folders {
     pub(super) output: String,
     /// GANGSAW_CHECKPOINT_DIR.
     pub(super) checkpoints: String,
+    /// When the folders changed last, as far as we know: set by [`Folders::make`].
+    made: Option<SystemTime>,
+}
+
+/// An untouched attempt folder.
+#[derive(Debug)]
+pub(super) struct Spare {
+    root: PathBuf,
+    made: SystemTime,
 }
 
 impl Folders {
@@ -32,7 +48,7 @@ impl Folders {
             let numbers = [("{index}", index), ("{rank}", rank), ("{attempt}", attempt)];
             numbers.iter().fold(pattern.to_owned(), |path, (name, number)| path.replace(name, &number.to_string()))
         };
-        Self { output: fill(output, "output"), checkpoints: fill(checkpoints, "checkpoints"), root }
+        Self { output: fill(output, "output"), checkpoints: fill(checkpoints, "checkpoints"), root, made: None }
     }
 
     /// GANGSAW_NOTICE: written before SIGTERM.
@@ -41,40 +57,62 @@ impl Folders {
     }
 
     /// Makes them, out of `spare` if that can be.
-    pub(super) fn make(&self, spare: Option<PathBuf>, ids: Option<&Ids>) -> io::Result<()> {
+    pub(super) fn make(&mut self, spare: Option<Spare>, ids: Option<&Ids>) -> io::Result<()> {
         if let Some(spare) = spare {
-            if fs::rename(&spare, &self.root).is_ok() {
+            if fs::rename(&spare.root, &self.root).is_ok() {
+                self.made = Some(spare.made);
                 return Ok(());
             }
-            discard(&spare);
+            spare.discard();
         }
         let mut folder = fs::DirBuilder::new();
         folder.mode(0o755).recursive(true);
-        for path in [self.root.clone(), self.root.join("output"), self.root.join("checkpoints")] {
+        for path in folders(&self.root) {
             folder.create(&path)?;
             if let Some(ids) = ids {
                 chown(&path, Some(ids.uid), Some(ids.gid))?;
             }
         }
+        // Without it (a file system that keeps no times) every folder counts as touched and stays.
+        self.made = backdate(&self.root).ok();
         Ok(())
     }
 
-    /// Whether nothing was added to them.
-    pub(super) fn is_untouched(&self) -> bool {
-        let count = |folder: PathBuf| fs::read_dir(folder).map_or(usize::MAX, Iterator::count);
-        count(self.root.join("output")) == 0
-            && count(self.root.join("checkpoints")) == 0
-            && count(self.root.clone()) == 2
+    /// Returns them for another task if nothing was added to them.
+    pub(super) fn untouched(&self) -> Option<Spare> {
+        let made = self.made?;
+        let changed = |path: PathBuf| fs::symlink_metadata(path).and_then(|entry| entry.modified());
+        let same = folders(&self.root).into_iter().all(|path| changed(path).is_ok_and(|at| at == made));
+        same.then(|| Spare { root: self.root.clone(), made })
     }
 }
 
-/// Removes an untouched attempt folder.
-pub(super) fn discard(root: &Path) {
-    for path in [root.join("output"), root.join("checkpoints"), root.to_path_buf()] {
-        let _ = fs::remove_dir(path);
+/// The folders of an attempt, in the order they are made.
+fn folders(root: &Path) -> [PathBuf; 3] {
+    [root.to_path_buf(), root.join("output"), root.join("checkpoints")]
+}
+
+/// Sets the times of new folders to a moment that no change of now can have. Returns it as the file system keeps it.
+fn backdate(root: &Path) -> io::Result<SystemTime> {
+    let before = SystemTime::now() - BACKDATED;
+    let mut made = None;
+    for path in folders(root) {
+        let folder = File::open(path)?;
+        folder.set_modified(before)?;
+        made = Some(folder.metadata()?.modified()?);
     }
-    // The job's folder goes with its last attempt.
-    if let Some(job) = root.parent() {
-        let _ = fs::remove_dir(job);
+    made.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+impl Spare {
+    /// Removes it.
+    pub(super) fn discard(self) {
+        for path in folders(&self.root).iter().rev() {
+            let _ = fs::remove_dir(path);
+        }
+        // The job's folder goes with its last attempt.
+        if let Some(job) = self.root.parent() {
+            let _ = fs::remove_dir(job);
+        }
     }
 }

@@ -135,9 +135,7 @@ impl Supervisor {
         let limited = self.leases.get(&task.lease_id).is_some_and(|lease| lease.template.limits.memory_bytes > 0);
         let oom = limited && slot.group.took_oom();
         let peak = if oom { slot.group.peak_bytes() } else { None };
-        if task.folders.is_untouched() {
-            slot.spare = Some(task.folders.root.clone());
-        }
+        slot.spare = task.folders.untouched();
         if let Some(at) = task.alarm.take() {
             self.timers.remove(&(at, Timer::Task(which)));
         }

@@ -113,6 +113,7 @@ pub(super) struct Supervisor {
     pub(super) listener: OwnedFd,
     pub(super) null: File,
     pub(super) nofile: libc::rlimit,
+    pub(super) ignored: Vec<i32>,
     pub(super) slots: Slots,
     pub(super) leases: BTreeMap<u64, Lease>,
     /// Slot of each main process that was not reaped yet.
@@ -163,6 +164,7 @@ impl Supervisor {
             listener,
             null: File::open("/dev/null")?,
             nofile,
+            ignored: signals::ignored(),
             slots: Slots { all: Vec::new(), cgroups },
             leases: BTreeMap::new(),
             mains: BTreeMap::new(),

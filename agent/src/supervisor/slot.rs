@@ -6,15 +6,14 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
 use rustix::event::epoll;
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::attempt::{self, Folders};
+use super::attempt::{Folders, Spare};
 use super::logs::Stream;
 use super::logs::pump::Meter;
-use super::spawn::{Exit, Step};
+use super::spawn::{self, Exit, Step};
 use crate::cgroup::{self, Cgroups};
 use gangsaw_proto::supervisor::v1::{ended::Cause, stop::Reason};
 
@@ -31,7 +30,7 @@ pub(super) struct Slot {
     pub(super) taken: bool,
     pub(super) pipes: Option<[Pipe; 2]>,
     /// An untouched attempt folder of the owner.
-    pub(super) spare: Option<PathBuf>,
+    pub(super) spare: Option<Spare>,
     pub(super) task: Option<Task>,
 }
 
@@ -140,12 +139,19 @@ impl Slot {
             let _ = epoll::delete(epoll, &pipe.read);
         }
         if let Some(spare) = self.spare.take() {
-            attempt::discard(&spare);
+            spare.discard();
         }
     }
 
-    /// Makes the pipes if there are none, and has epoll watch them under the tokens given.
-    pub(super) fn open_pipes(&mut self, epoll: &OwnedFd, tokens: [u64; 2]) -> io::Result<()> {
+    /// Sets what holds for the next task, and makes the pipes if there are none.
+    pub(super) fn get_ready(&mut self, limits: cgroup::Limits, epoll: &OwnedFd, tokens: [u64; 2]) -> io::Result<()> {
+        self.group.set(limits)?;
+        spawn::try_doors(&mut self.group.doors);
+        self.open_pipes(epoll, tokens)
+    }
+
+    /// Has epoll watch new pipes under the tokens given.
+    fn open_pipes(&mut self, epoll: &OwnedFd, tokens: [u64; 2]) -> io::Result<()> {
         if self.pipes.is_some() {
             return Ok(());
         }

@@ -111,8 +111,18 @@ pub(crate) struct Plan<'a> {
     pub(crate) rlimits: &'a [(libc::__rlimit_resource_t, u64)],
     /// The soft limit of open files to go back to.
     pub(crate) nofile: libc::rlimit,
+    /// The signals this process ignores ([`signals::ignored`]) and a task does not.
+    pub(crate) ignored: &'a [i32],
     /// Present for a root supervisor and a named user.
     pub(crate) ids: Option<&'a Ids>,
+}
+
+/// Finds out, once for each folder, whether children can be born inside.
+pub(crate) fn try_doors(doors: &mut Doors) {
+    let Some(unified) = doors.unified.as_mut().filter(|unified| !unified.tried) else { return };
+    unified.tried = true;
+    // SAFETY: the supervisor has a single thread, which waits here for this child alone.
+    unified.folder.take_if(|folder| unsafe { !birth::is_possible(folder.as_fd()) });
 }
 
 /// Forks and lets the child go its way to exec. Returns its pid and the pipe that tells how that ended.
@@ -121,7 +131,7 @@ pub(crate) fn spawn(plan: &Plan<'_>) -> io::Result<(i32, OwnedFd)> {
     let parent = rustix::process::getpid().as_raw_nonzero().get();
     // SAFETY: the supervisor has a single thread, so no lock can be held by another one at the time of the fork; and
     // the child calls only `child::run`, which makes system calls on memory prepared above and never returns.
-    let inside = plan.doors.unified.as_ref().and_then(|unified| unsafe { birth::fork_inside(unified.folder.as_fd()) });
+    let inside = plan.doors.birthplace().and_then(|folder| unsafe { birth::fork_inside(folder) });
     // SAFETY: as above.
     match inside.unwrap_or_else(|| unsafe { libc::fork() }) {
         -1 => Err(io::Error::last_os_error()),
@@ -150,13 +160,13 @@ impl Default for Stack {
 pub(crate) fn spawn_sharing(plan: &Plan<'_>, stack: &mut Stack) -> io::Result<(i32, Option<(Step, i32)>)> {
     let parent = rustix::process::getpid().as_raw_nonzero().get();
     let mut shared = child::Shared { plan, parent, inside: true, failed: AtomicU64::new(0) };
-    let born = plan.doors.unified.as_ref().and_then(|unified| {
+    let born = plan.doors.birthplace().and_then(|folder| {
         let argument = (&raw const shared).cast_mut().cast();
         // SAFETY: with CLONE_VFORK this thread, the only one, stands still until the child has execed or exited, so
         // what `shared` borrows stays as it is and nobody else touches `stack`, made of u128 and aligned as they are.
         // The child runs `child::enter`, which never returns: system calls, its own stack, the atomic in `shared`, and
         // errno, which nobody relies on.
-        unsafe { birth::share_inside(unified.folder.as_fd(), &mut stack.words, child::enter, argument) }
+        unsafe { birth::share_inside(folder, &mut stack.words, child::enter, argument) }
     });
     let pid = match born {
         Some(pid) => pid,

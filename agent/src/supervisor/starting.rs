@@ -80,9 +80,8 @@ impl Supervisor {
     ) -> Result<(), StartFault> {
         let at_slot = |fault| StartFault::infra(start_failed::Step::Slot, "cannot make a slot", &fault);
         let slot = &mut self.slots.all[which];
-        slot.group.set(template.limits).map_err(at_slot)?;
-        slot.open_pipes(&self.epoll, [Source::Stdout(which).token(), Source::Stderr(which).token()])
-            .map_err(at_slot)?;
+        let tokens = [Source::Stdout(which).token(), Source::Stderr(which).token()];
+        slot.get_ready(template.limits, &self.epoll, tokens).map_err(at_slot)?;
         let folders = self.make_folders(which, template, index, position)?;
         let slot = &self.slots.all[which];
         let env = template.env(index, position, &folders)?;
@@ -101,6 +100,7 @@ impl Supervisor {
             doors: &slot.group.doors,
             rlimits: &rlimits,
             nofile: self.nofile,
+            ignored: &self.ignored,
             ids: template.ids.as_ref(),
         };
         let forked = match template.is_local(program) {
@@ -150,7 +150,7 @@ impl Supervisor {
         let run = &template.run;
         let rank = template.ranks.get(position).map_or(0, |rank| rank.rank);
         let job = self.paths.attempts(run.job_id);
-        let folders = Folders::name(&job, index, rank, run.attempt, &run.output_dir, &run.checkpoint_dir);
+        let mut folders = Folders::name(&job, index, rank, run.attempt, &run.output_dir, &run.checkpoint_dir);
         folders.make(self.slots.all[which].spare.take(), template.ids.as_ref()).map_err(|fault| {
             StartFault::infra(start_failed::Step::Directories, "cannot make the attempt's folders", &fault)
         })?;

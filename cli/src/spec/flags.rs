@@ -1,14 +1,13 @@
 //! Flags that describe a job, on the command line and on `#GANGSAW` lines of a batch script.
 //!
-//! Flags are kept as text here and become a [`Tree`] with the same keys as a file, so that one reader checks both and
-//! a wrong flag gets its caret under the flag's value.
+//! Each flag stands for the spec key of the same name. Flags are kept as text here and become a [`Tree`] with the same
+//! keys as a file, so that one reader checks both and a wrong flag gets its caret under the flag's value.
 
 use std::ops::Range;
 
 use super::read::{Fault, shown};
 use super::tree::{Key, Number, Span, Tree, Value};
 
-/// Flags that describe a job; each stands for the spec key of the same name.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct JobFlags {
     /// The job's name

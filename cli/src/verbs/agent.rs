@@ -15,7 +15,6 @@ use crate::output::object;
 use crate::part::{die_with_parent, until_told};
 use crate::session::{Session, token};
 
-/// Run this node's agent
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where state is kept

@@ -10,7 +10,6 @@ use crate::selector::Selection;
 use crate::session::Session;
 use crate::spec::units;
 
-/// Which jobs or elements
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Jobs {
     /// JOB, JOB[3] or JOB[7-99:2]; several are allowed
@@ -18,7 +17,6 @@ pub(crate) struct Jobs {
     jobs: Vec<Selection>,
 }
 
-/// Which job, and what changes
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Update {
     /// The job

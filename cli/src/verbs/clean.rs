@@ -18,7 +18,6 @@ use crate::session::Session;
 use crate::spec::units;
 use crate::words;
 
-/// Remove what jobs that ended long ago left on this machine
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// The state folder of this machine's agent

@@ -8,7 +8,6 @@ use crate::follow::{Named, follow};
 use crate::selector::Selection;
 use crate::session::Session;
 
-/// Print what tasks wrote; their stderr goes to stderr
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// JOB, JOB[3], JOB[7-99:2] or JOB[3].1

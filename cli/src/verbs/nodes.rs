@@ -12,7 +12,6 @@ use crate::output::{list, object, table, trimmed};
 use crate::session::Session;
 use crate::words;
 
-/// List nodes, or change one
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]

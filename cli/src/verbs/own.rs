@@ -9,7 +9,6 @@ use crate::fail::{Failure, bad_input};
 use crate::output::{object, print};
 use crate::session::Session;
 
-/// Which shell
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Completions {
     /// The shell
@@ -17,7 +16,6 @@ pub(crate) struct Completions {
     shell: clap_complete::Shell,
 }
 
-/// Print what is in force and where it comes from, or pin a scheduler's authority
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ConfigArgs {
     #[command(subcommand)]

@@ -6,7 +6,6 @@ use serde_json::{Map, Value};
 
 use crate::fail::{Failure, bad_input};
 
-/// Tell how far a running task is
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// step, total, epoch, checkpoint, or any metric's name

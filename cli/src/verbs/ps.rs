@@ -10,7 +10,6 @@ use crate::session::Session;
 use crate::spec::units;
 use crate::words;
 
-/// List jobs, newest first
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// Also jobs that have ended

@@ -10,7 +10,6 @@ use crate::fail::{Failure, bad_input};
 use crate::output::{list, object, table};
 use crate::session::Session;
 
-/// List queues, or set a queue's limits
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]

@@ -26,7 +26,6 @@ use crate::words;
 mod folder;
 mod watch;
 
-/// Train a small model here, from nothing, and leave nothing running
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// The run's seed

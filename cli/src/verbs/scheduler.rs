@@ -14,7 +14,6 @@ use crate::fail::{Failure, bad_input, failure};
 use crate::output::{Format, object};
 use crate::part::{die_with_parent, until_told};
 
-/// Run the scheduler alone, or make its certificates
 #[derive(Clone, Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {

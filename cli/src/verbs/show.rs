@@ -12,7 +12,6 @@ use crate::session::Session;
 use crate::spec::units::short_duration;
 use crate::words;
 
-/// Show one job and its tasks
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// JOB, JOB[3], JOB[7-99:2] or JOB[3].1

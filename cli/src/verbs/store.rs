@@ -10,7 +10,6 @@ use super::up;
 use crate::fail::{BAD_INPUT, Failure, STORE, bad_input, failure};
 use crate::output::{Format, object};
 
-/// Check the scheduler's store: every checksum, the snapshot, and the tables people read
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Fsck {
     /// Where state is kept
@@ -21,7 +20,6 @@ pub(crate) struct Fsck {
     rebuild: bool,
 }
 
-/// Copy the scheduler's store into a new folder, while it works
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Backup {
     /// The folder to make
@@ -32,7 +30,6 @@ pub(crate) struct Backup {
     state: Option<PathBuf>,
 }
 
-/// Make a new state folder of a backup
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Restore {
     /// The backup

@@ -13,7 +13,6 @@ use crate::session::Session;
 use crate::spec::flags::JobFlags;
 use crate::spec::{self, Loaded, Pieces, Rejected, render};
 
-/// Store a job and print its number
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// A YAML, TOML or JSON spec, or a batch script with #GANGSAW lines

@@ -13,7 +13,6 @@ use crate::session::{Session, token};
 use crate::spec::units;
 use crate::words;
 
-/// Print this scheduler's token, or make, list and revoke tokens for people and programs
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]

@@ -11,7 +11,6 @@ use serde_json::{Map, Value};
 use crate::fail::{Failure, bad_input, failure};
 use crate::output::{Format, note, object};
 
-/// Train a built-in recipe here, or evaluate a trained model
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// The recipe, such as cnn

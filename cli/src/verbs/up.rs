@@ -20,7 +20,6 @@ use crate::fail::{Failure, bad_input};
 use crate::output::{Format, object};
 use crate::part::{Part, Running, die_with_parent, keep, start};
 
-/// Run scheduler and agent here until Ctrl-C
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// Where state is kept

@@ -8,7 +8,6 @@ use crate::output::{list, note, table};
 use crate::selector::Selection;
 use crate::session::Session;
 
-/// Wait until jobs have ended; the exit code is theirs
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// JOB, JOB[3], JOB[7-99:2] or JOB[3].1; several are allowed

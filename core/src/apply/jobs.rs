@@ -1,6 +1,5 @@
 //! Events about jobs and queues that people caused.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::event::Event;
@@ -11,8 +10,9 @@ use crate::job::spec::JobSpec;
 use crate::lease::{RevokeReason, Revoking};
 use crate::queue::{Limits, QueueKey};
 use crate::ranges::{IndexRange, RangeSet};
+use crate::rare::Rare;
+use crate::state::State;
 use crate::state::index::Shape;
-use crate::state::{State, UsedKey};
 use crate::time::{Millis, Time};
 
 impl State {
@@ -27,22 +27,22 @@ impl State {
                 tenant: tenant.clone(),
                 actor: by.actor.clone(),
                 request_id: by.request_id.clone(),
-                user: user.clone(),
+                user: user.as_str().into(),
                 spec: spec.clone(),
                 queue: spec.queue.clone(),
                 priority: spec.priority,
                 time_limit: spec.time_limit,
                 held: spec.hold,
-                after: new.after.clone(),
+                after: new.after.clone().into(),
                 submitted_at: at,
                 started_at: None,
                 ended_at: None,
                 pending: spec.elements(),
-                records: BTreeMap::new(),
-                ended: BTreeMap::new(),
+                records: Rare::default(),
+                ended: Rare::default(),
                 chunk: 1,
-                excluded: BTreeMap::new(),
-                infra_starts: BTreeMap::new(),
+                excluded: Rare::default(),
+                infra_starts: Rare::default(),
                 retries: 0,
                 device: None,
                 exit_code: None,
@@ -51,8 +51,8 @@ impl State {
             });
             self.counters.job = self.counters.job.max(new.id.0 + 1);
         }
-        let ids = jobs.iter().map(|job| job.id).collect();
-        self.insert_key(tenant, key, UsedKey { used_at: at, digest: *digest, jobs: ids });
+        let ids: Vec<_> = jobs.iter().map(|job| job.id).collect();
+        self.insert_key(tenant, key, (at, *digest), &ids);
     }
 
     /// Puts a job, new or restored, into the state and its indices.
@@ -60,12 +60,12 @@ impl State {
         let id = body.id;
         let shape = self.share(&mut body);
         let mut job = Job {
-            leases: BTreeSet::new(),
-            waiting: BTreeSet::new(),
+            leases: Rare::default(),
+            waiting: Rare::default(),
             active: 0,
             running: 0,
             gpus: 0,
-            ended_counts: BTreeMap::new(),
+            ended_counts: Rare::default(),
             shape,
             entry: Default::default(),
             body,
@@ -120,28 +120,20 @@ impl State {
         share_one(&mut body.tenant, &old.tenant);
         share_one(&mut body.actor, &old.actor);
         share_one(&mut body.queue, &old.queue);
+        share_one(&mut body.user, &old.user);
         shape
     }
 
-    pub(super) fn insert_key(&mut self, tenant: &Tenant, key: &IdempotencyKey, used: UsedKey) {
-        let shared = used.jobs.first().and_then(|job| self.jobs.get(job)).map(|job| job.body.tenant.clone());
-        let tenant = shared.as_ref().filter(|shared| *shared == tenant).unwrap_or(tenant);
-        let name = (tenant.clone(), key.clone());
-        let at = used.used_at;
-        if let Some(old) = self.keys.insert(name, used) {
-            self.index.keys.remove(&(old.used_at, tenant.clone(), key.clone()));
-        }
-        self.index.keys.insert((at, tenant.clone(), key.clone()));
-    }
-
-    pub(super) fn keys_expired(&mut self, used_until: Time) {
-        while let Some((at, tenant, key)) = self.index.keys.pop_first() {
-            if at > used_until {
-                self.index.keys.insert((at, tenant, key));
-                break;
-            }
-            self.keys.remove(&(tenant, key));
-        }
+    pub(super) fn insert_key(
+        &mut self,
+        tenant: &Tenant,
+        key: &IdempotencyKey,
+        (used_at, digest): (Time, u64),
+        jobs: &[JobId],
+    ) {
+        let shared = jobs.first().and_then(|job| self.jobs.get(job)).map(|job| job.body.tenant.clone());
+        let tenant = shared.filter(|shared| shared == tenant).unwrap_or_else(|| tenant.clone());
+        self.keys.insert((tenant, key.clone()), used_at, digest, jobs);
     }
 
     pub(super) fn job_cancelled(&mut self, at: Time, id: JobId, elements: &RangeSet, cause: CancelCause) {
@@ -214,7 +206,7 @@ impl State {
             self.index.ended.remove(&(ended, id));
         }
         job.body.exit_code = job.highest_exit_code();
-        job.body.after = after.to_vec();
+        job.body.after = after.to_vec().into();
         job.body.cancelled = None;
         job.body.excluded.clear();
         job.body.infra_starts.clear();

@@ -156,7 +156,7 @@ impl State {
             return;
         };
         found.take(*first, *last, *attempt);
-        found.body.device = Some(device.clone());
+        found.body.device = Some(Box::new(device.clone()));
         self.insert_new(leases);
         self.reindex(*job, true);
     }
@@ -172,7 +172,7 @@ impl State {
         found.take(*index, *index, *attempt);
         found.active += 1;
         found.running += 1;
-        found.body.device = Some(device.clone());
+        found.body.device = Some(Box::new(device.clone()));
         let gang = Gang {
             job: *job,
             index: *index,

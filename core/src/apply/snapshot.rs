@@ -1,7 +1,8 @@
 //! Snapshots: the state as events whose fold is the state, so that restoring is folding and nothing else.
 
 use crate::event::{Event, Raised, Restored};
-use crate::state::{Counters, State, UsedKey};
+use crate::keys::UsedKeys;
+use crate::state::{Counters, State};
 use crate::time::Time;
 use crate::token::Tokens;
 
@@ -15,12 +16,12 @@ pub fn snapshot_events(state: &State) -> impl Iterator<Item = Event> + '_ {
     let jobs = state.jobs.values().map(|job| Restored::Job(Box::new(job.body.clone())));
     let gangs = state.gangs.values().map(|gang| Restored::Gang(Box::new(gang.clone())));
     let leases = state.leases.values().map(|lease| Restored::Lease(Box::new(lease.clone())));
-    let keys = state.keys.iter().map(|((tenant, key), used)| Restored::Key {
-        tenant: tenant.clone(),
-        key: key.clone(),
+    let keys = state.keys.iter().map(|(first, used)| Restored::Key {
+        tenant: used.tenant.clone(),
+        key: used.key.clone(),
         used_at: used.used_at,
         digest: used.digest,
-        jobs: used.jobs.clone(),
+        jobs: UsedKeys::jobs(first, used),
     });
     let joins = state.joins.parts().into_iter().map(|part| Restored::Join(Box::new(part)));
     let tokens = (state.tokens != Tokens::default()).then(|| Restored::Tokens(Box::new(state.tokens.clone())));
@@ -81,8 +82,7 @@ impl State {
                 self.reindex(lease.job, false);
             }
             Restored::Key { tenant, key, used_at, digest, jobs } => {
-                let used = UsedKey { used_at: *used_at, digest: *digest, jobs: jobs.clone() };
-                self.insert_key(tenant, key, used);
+                self.insert_key(tenant, key, (*used_at, *digest), jobs);
             }
             Restored::Join(part) => self.joins.restore(part),
             Restored::Tokens(tokens) => self.tokens = (**tokens).clone(),

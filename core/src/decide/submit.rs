@@ -13,6 +13,7 @@ use crate::id::{JobId, JobName, Tenant};
 use crate::input::Submit;
 use crate::job::body::{After, Standing};
 use crate::job::spec::{DependsOn, Fault, JobSpec};
+use crate::keys::UsedKeys;
 use crate::queue::QueueKey;
 use crate::state::State;
 use crate::time::Millis;
@@ -32,11 +33,11 @@ pub const TENANTS_MAX: usize = 1_000;
 impl Decider<'_> {
     pub(super) fn submit(&self, submit: &Submit) -> Step {
         let digest = digest(submit);
-        let name = (self.request.tenant.clone(), submit.key.clone());
-        let used = self.state.keys.get(&name).filter(|_| !self.state.mutations.dedupe_off());
+        let used =
+            self.state.keys.get(&self.request.tenant, &submit.key).filter(|_| !self.state.mutations.dedupe_off());
         match used {
-            Some(used) if used.digest == digest => {
-                return self.answer(Reply::Submitted { jobs: used.jobs.clone(), repeated: true });
+            Some((first, used)) if used.digest == digest => {
+                return self.answer(Reply::Submitted { jobs: UsedKeys::jobs(first, used), repeated: true });
             }
             Some(_) => {
                 let message = format!("the idempotency key `{}` was used with other jobs", submit.key);

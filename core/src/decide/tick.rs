@@ -29,7 +29,7 @@ impl Decider<'_> {
         scratch.late_chunks();
         scratch.lost_leases();
         scratch.evictions();
-        if self.state.index.keys.first().is_some_and(|(used, _, _)| *used + KEY_KEPT <= self.now) {
+        if self.state.keys.oldest().is_some_and(|used| used + KEY_KEPT <= self.now) {
             scratch.event(Event::KeysExpired(Time(self.now.0.saturating_sub(KEY_KEPT.0))));
         }
         if self.state.tokens.next_end().is_some_and(|end| end <= self.now) {
@@ -130,7 +130,7 @@ impl State {
         let wake = index.wakes.first().map(|(time, _)| *time);
         let chunk = index.chunk_times.first().map(|(granted, _)| *granted + CHUNK_LATE_AFTER);
         let gang = index.preparing.first().map(|(time, _, _)| *time);
-        let key = index.keys.first().map(|(used, _, _)| *used + KEY_KEPT);
+        let key = self.keys.oldest().map(|used| used + KEY_KEPT);
         let kept = if index.ended.len() > JOBS_ENDED_MAX { Millis(0) } else { JOB_KEPT };
         let job = index.ended.first().map(|(ended, _)| *ended + kept);
         let eviction = index.evictions.first().map(|(at, _)| *at);

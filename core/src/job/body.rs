@@ -11,6 +11,7 @@ use crate::job::notice::Notice;
 use crate::job::record::{ElementRecord, EndState, EndedRange};
 use crate::job::spec::{DependencyKind, JobSpec};
 use crate::ranges::RangeSet;
+use crate::rare::Rare;
 use crate::state::index::{Entry, Shape};
 use crate::time::{Millis, Time};
 
@@ -26,7 +27,7 @@ pub struct JobBody {
     /// The submit it came with.
     pub request_id: RequestId,
     /// The submitting person's operating system user.
-    pub user: String,
+    pub user: Arc<str>,
     /// As submitted.
     pub spec: Arc<JobSpec>,
     /// Its line now.
@@ -38,7 +39,7 @@ pub struct JobBody {
     /// Kept from starting by its owner.
     pub held: bool,
     /// Its dependencies, resolved.
-    pub after: Vec<After>,
+    pub after: Rare<Vec<After>>,
     /// When it was stored.
     pub submitted_at: Time,
     /// First exec of any task.
@@ -48,19 +49,19 @@ pub struct JobBody {
     /// Elements that were never leased.
     pub pending: RangeSet,
     /// Elements that deviate.
-    pub records: BTreeMap<Index, ElementRecord>,
+    pub records: Rare<BTreeMap<Index, ElementRecord>>,
     /// Elements that ended like their neighbours, by first index.
-    pub ended: BTreeMap<Index, EndedRange>,
+    pub ended: Rare<BTreeMap<Index, EndedRange>>,
     /// Elements a slot gets with the next chunk.
     pub chunk: u32,
     /// Nodes this job is kept from.
-    pub excluded: BTreeMap<NodeId, Excluded>,
+    pub excluded: Rare<BTreeMap<NodeId, Excluded>>,
     /// Latest starts that failed through a node's fault.
-    pub infra_starts: BTreeMap<NodeId, Vec<Time>>,
+    pub infra_starts: Rare<BTreeMap<NodeId, Vec<Time>>>,
     /// Further attempts begun after the first, all elements together.
     pub retries: u64,
     /// What its newest placed element got, and why.
-    pub device: Option<DeviceChoice>,
+    pub device: Option<Box<DeviceChoice>>,
     /// The highest exit code among ended elements.
     pub exit_code: Option<i32>,
     /// Why elements were cancelled, the latest cause.
@@ -138,9 +139,9 @@ pub struct Job {
     /// The durable part.
     pub body: JobBody,
     /// Leases of its elements, fenced ones not among them.
-    pub leases: BTreeSet<LeaseId>,
+    pub leases: Rare<BTreeSet<LeaseId>>,
     /// Elements that wait for their back-off, by its end.
-    pub(crate) waiting: BTreeSet<(Time, Index)>,
+    pub(crate) waiting: Rare<BTreeSet<(Time, Index)>>,
     /// Elements under a lease.
     pub active: u64,
     /// Elements that run at once under its leases.
@@ -148,7 +149,7 @@ pub struct Job {
     /// GPUs its leases hold.
     pub(crate) gpus: u64,
     /// Ended elements by state.
-    pub ended_counts: BTreeMap<EndState, u64>,
+    pub ended_counts: Rare<BTreeMap<EndState, u64>>,
     /// What decides where it fits.
     pub(crate) shape: Arc<Shape>,
     /// What the indices hold for it.

@@ -1,5 +1,6 @@
 //! What is free during a round: the index of the state, less what the round has taken so far.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::{DeviceId, NodeId};
@@ -51,11 +52,12 @@ pub(crate) struct Free<'a> {
     state: &'a State,
     touched: BTreeMap<NodeId, NodeFree>,
     touched_index: BTreeMap<u32, BTreeSet<(u64, u64, NodeId)>>,
+    has_gpus: OnceCell<bool>,
 }
 
 impl<'a> Free<'a> {
     pub(crate) fn new(state: &'a State) -> Self {
-        Self { state, touched: BTreeMap::new(), touched_index: BTreeMap::new() }
+        Self { state, touched: BTreeMap::new(), touched_index: BTreeMap::new(), has_gpus: OnceCell::new() }
     }
 
     /// Returns what is left of a node.
@@ -100,6 +102,11 @@ impl<'a> Free<'a> {
         free.taken.extend(devices.iter().cloned());
         self.touched_index.entry(free.gpus).or_default().insert((free.milli_cpus, free.memory_bytes, id));
         self.touched.insert(id, free);
+    }
+
+    /// Returns whether any node that takes work has a GPU, free or not.
+    pub(crate) fn has_gpus(&self) -> bool {
+        *self.has_gpus.get_or_init(|| self.working().any(|node| !node.body.inventory.devices.is_empty()))
     }
 
     /// Yields the nodes that take work, by number, without what is left of them.

@@ -105,7 +105,7 @@ impl Solver<'_> {
                 slots: u32::try_from(slots).unwrap_or(1),
                 alternative,
                 hold: RankHold { rank: 0, gpu_uuids, live: true },
-                device: choice(&line.shape.demands, alternative),
+                device: self.choice(&line.shape.demands, alternative),
             });
             return Ok((elements, slots));
         }
@@ -157,11 +157,29 @@ impl Solver<'_> {
                 attempt: candidate.attempt,
                 alternative,
                 parts,
-                device: choice(&line.shape.demands, alternative),
+                device: self.choice(&line.shape.demands, alternative),
             });
             return Ok((1, 1));
         }
         Err(if limited { Tried::Limited } else { Tried::NoRoom })
+    }
+
+    /// Says which device an alternative means, and why it was taken.
+    fn choice(&self, demands: &[Demand], alternative: u32) -> DeviceChoice {
+        let Some(demand) = demands.get(alternative as usize) else {
+            return DeviceChoice { gpu: false, code: DeviceCode::OnlyChoice, detail: String::new() };
+        };
+        let gpu = demand.gpus > 0;
+        if demands.iter().all(|other| (other.gpus > 0) == gpu) {
+            let detail = if gpu { "the job asks for a GPU" } else { "the job asks for no GPU" };
+            return DeviceChoice { gpu, code: DeviceCode::OnlyChoice, detail: detail.to_owned() };
+        }
+        let detail = match gpu {
+            true => "a GPU was free",
+            false if self.free.has_gpus() => "no GPU was free that fits",
+            false => "no node has a GPU",
+        };
+        DeviceChoice { gpu, code: DeviceCode::DefaultRule, detail: detail.to_owned() }
     }
 }
 
@@ -189,18 +207,4 @@ impl Cursor {
         let after = u32::try_from(after).ok();
         self.next = after.and_then(|after| job.body.pending.within(after, Index::MAX).next()).map(|range| range.first);
     }
-}
-
-/// Says which device an alternative means, and why it was taken.
-fn choice(demands: &[Demand], alternative: u32) -> DeviceChoice {
-    let Some(demand) = demands.get(alternative as usize) else {
-        return DeviceChoice { gpu: false, code: DeviceCode::OnlyChoice, detail: String::new() };
-    };
-    let gpu = demand.gpus > 0;
-    if demands.iter().all(|other| (other.gpus > 0) == gpu) {
-        let detail = if gpu { "the job asks for a GPU" } else { "the job asks for no GPU" };
-        return DeviceChoice { gpu, code: DeviceCode::OnlyChoice, detail: detail.to_owned() };
-    }
-    let detail = if gpu { "a GPU was free" } else { "no GPU was free that fits" };
-    DeviceChoice { gpu, code: DeviceCode::DefaultRule, detail: detail.to_owned() }
 }

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::id::{IdempotencyKey, Index, JobId, LeaseId, NodeId, Tenant};
+use crate::id::{Index, JobId, LeaseId, NodeId};
 use crate::job::body::{Job, Standing};
 use crate::queue::{QueueKey, Usage};
 use crate::resources::Demand;
@@ -100,7 +100,6 @@ pub(crate) struct Indexed {
     pub(crate) evictions: BTreeSet<(Time, NodeId)>,
     /// Ended jobs, by when.
     pub(crate) ended: BTreeSet<(Time, JobId)>,
-    pub(crate) keys: BTreeSet<(Time, Tenant, IdempotencyKey)>,
     /// Jobs whose end is to be told, by when it may be.
     pub(crate) notices: BTreeSet<(Time, JobId)>,
     /// How often one was put there. Compared by nobody: a restart begins again.
@@ -124,7 +123,6 @@ impl Indexed {
             && self.silent == other.silent
             && self.evictions == other.evictions
             && self.ended == other.ended
-            && self.keys == other.keys
             && self.notices == other.notices
             && self.chunks == other.chunks
             && self.chunk_times == other.chunk_times

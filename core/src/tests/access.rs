@@ -90,7 +90,7 @@ fn a_change_says_who_asked_and_with_which_request() {
     let (w, job) = with_adas_job();
     let step = decide(&w.state, w.now, &asking("olga", "ops", Reach::Cluster, Input::Cancel { job, elements: None }));
     let [Event::JobCancelled { by, .. }] = &step.events[..] else { panic!("{step:?}") };
-    assert_eq!((by.actor.as_str(), by.request_id.as_str()), ("olga", "r7"));
+    assert_eq!((by.actor.as_str(), by.request_id.to_string().as_str()), ("olga", "r7"));
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_token_says_who_made_it_and_whose_it_is() {
     assert_eq!((token.actor.as_str(), token.tenant.as_str(), token.made_by.as_str()), ("bob", "lab", "root"));
     assert_eq!((token.role, token.expires_at), (Role::Submitter, Some(Time(60_000))));
     let Some(Event::Token(TokenEvent::Created { by, .. })) = w.log.last().map(|record| &record.event) else { panic!() };
-    assert_eq!((by.actor.as_str(), by.request_id.as_str()), ("root", "r7"));
+    assert_eq!((by.actor.as_str(), by.request_id.to_string().as_str()), ("root", "r7"));
 }
 
 #[test]

@@ -51,6 +51,9 @@ fn a_gpu_is_taken_if_one_is_free_now_and_the_cpu_otherwise() {
     assert_eq!((device(second).gpu, device(second).code), (false, DeviceCode::DefaultRule));
     assert_eq!(device(second).detail, "no GPU was free that fits");
     assert_eq!((device(plain).gpu, device(plain).code), (false, DeviceCode::OnlyChoice));
+    let mut w = World::with_nodes(&[(8, 0)]);
+    let job = w.job(auto());
+    assert_eq!(w.state.job(job).unwrap().body.device.as_ref().unwrap().detail, "no node has a GPU");
 }
 
 #[test]

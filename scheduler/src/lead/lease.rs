@@ -18,7 +18,8 @@ use tokio_postgres::{Client, Error};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::boot_ns;
-use crate::store::postgres::link::Target;
+use crate::store::postgres::hosts::look_for_standbys;
+use crate::store::postgres::link::{LinkError, Target};
 use crate::store::postgres::schema::LOCK_CLASS;
 use crate::token::{hex, random};
 
@@ -26,6 +27,8 @@ use crate::token::{hex, random};
 pub(crate) const RENEW_EVERY: Duration = Duration::from_millis(1_500);
 /// How long a renewal holds: four of them.
 pub(crate) const TTL: Duration = Duration::from_secs(6);
+/// Renewals between two looks at the standbys of the database: half a minute.
+const LOOK_EVERY: u32 = 20;
 /// How long one renewal may take before it counts as failed.
 const RENEW_WAIT: Duration = Duration::from_secs(2);
 /// Time between two tries after a renewal failed.
@@ -76,12 +79,13 @@ impl Lease {
         });
         let stop = CancellationToken::new();
         let keeper = Keeper { target: target.clone(), holder: holder.clone(), shared: Arc::clone(&shared) };
-        let stopped = stop.clone();
+        let (stopped, standbys) = (stop.clone(), target.known.standbys.clone());
         target.driver().spawn(async move {
             tokio::select! {
                 () = keeper.run(client) => {}
                 () = stopped.cancelled() => {}
             }
+            standbys.set(0);
         });
         Lease { holder, shared, stop }
     }
@@ -94,6 +98,17 @@ impl Lease {
     /// Says whether the last renewal still holds. If not, another may lead.
     pub(crate) fn holds(&self) -> bool {
         boot_ns() < self.shared.until_ns.load(Ordering::Acquire)
+    }
+
+    /// Waits until no renewal holds any more.
+    pub(crate) async fn over(&self) {
+        loop {
+            let left = self.shared.until_ns.load(Ordering::Acquire).saturating_sub(boot_ns());
+            if left == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_nanos(left)).await;
+        }
     }
 
     /// Says whether another is known to hold the lease.
@@ -167,7 +182,15 @@ impl Keeper {
     async fn run(self, client: Client) {
         let mut client = Some(client);
         let mut next = tokio::time::Instant::now() + RENEW_EVERY;
+        let (mut renewals, mut look_due, mut said) = (0_u32, true, None);
         loop {
+            if std::mem::take(&mut look_due)
+                && let Some(client) = &client
+            {
+                // Lost is no harm: it is looked at again.
+                let _ =
+                    tokio::time::timeout(RENEW_WAIT, look_for_standbys(client, &self.target.known, &mut said)).await;
+            }
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(next) => {}
@@ -182,7 +205,11 @@ impl Keeper {
                 }
             }
             match tokio::time::timeout(RENEW_WAIT, self.turn(&mut client)).await {
-                Ok(Ok(true)) => next = tokio::time::Instant::now() + RENEW_EVERY,
+                Ok(Ok(true)) => {
+                    renewals = renewals.wrapping_add(1);
+                    look_due = renewals.is_multiple_of(LOOK_EVERY);
+                    next = tokio::time::Instant::now() + RENEW_EVERY;
+                }
                 Ok(Ok(false)) => {
                     tracing::warn!("another scheduler has the lease");
                     return;
@@ -202,7 +229,7 @@ impl Keeper {
     }
 
     /// Renews once, connecting anew if need be. The lock is taken again with the connection.
-    async fn turn(&self, client: &mut Option<Client>) -> Result<bool, Error> {
+    async fn turn(&self, client: &mut Option<Client>) -> Result<bool, LinkError> {
         let held = match client.take() {
             Some(held) => held,
             None => {
@@ -213,7 +240,7 @@ impl Keeper {
         };
         let mine = renew(&held, &self.holder, &self.shared).await;
         *client = Some(held);
-        mine
+        Ok(mine?)
     }
 }
 

@@ -8,15 +8,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use axum::extract::{Request, State};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
 use gangsaw_core::access::{Reach, Role};
 use http::{HeaderMap, StatusCode, header};
 use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
 
 use super::caller::{Caller, PeerNode, Person};
-use super::cut::cut;
 use super::errors::Refusal;
 use super::rules::{Rule, rule};
 use crate::accept::Peer;
@@ -24,6 +22,9 @@ use crate::clock::boot_ns;
 use crate::engine::Engine;
 use crate::metrics::Metrics;
 use crate::token::Token;
+
+type Request = http::Request<Body>;
+type Response = http::Response<Body>;
 
 /// Denials that are written down in one second; all are counted.
 const DENIALS_LOGGED: u32 = 10;
@@ -94,10 +95,29 @@ impl Gate {
         if matches!(rule, Some(Rule::Open | Rule::JoinToken)) {
             return Ok(None);
         }
-        let (caller, ended) = self.caller(request, node).ok_or_else(|| Denial::new(Refusal::unauthenticated(), ""))?;
-        let name = caller.name().to_owned();
-        let allowed = rule.ok_or_else(Refusal::no_such_call).and_then(|rule| allowed(rule, caller));
-        allowed.map(|caller| Some((caller, ended))).map_err(|refusal| Denial::new(refusal, &name))
+        let found = self.caller(request, node);
+        let (mut caller, ended) = found.ok_or_else(|| Denial::new(Refusal::unauthenticated(), ""))?;
+        let allowed = rule.ok_or_else(Refusal::no_such_call).and_then(|rule| allow(rule, &mut caller));
+        allowed.map_err(|refusal| Denial::new(refusal, caller.name()))?;
+        Ok(Some((caller, ended)))
+    }
+
+    /// Lets a request through that its path's rule admits; it names its caller from here on. Returns when what it opens
+    /// must end early, or the answer to a request that goes no further.
+    pub(crate) fn admit(&self, request: &mut Request) -> Result<Option<CancellationToken>, Box<Response>> {
+        let node = request.extensions().get::<Peer>().and_then(|peer| PeerNode::of(peer.node.as_deref()?));
+        let found = self.admitted(request, node).map_err(|denial| {
+            self.denied(request, &denial);
+            Box::new(refuse(request.headers(), denial.refusal))
+        })?;
+        // Whatever a connection brought, only the door says who calls.
+        request.extensions_mut().remove::<Caller>();
+        let Some((caller, ended)) = found else { return Ok(None) };
+        if let Some(peer) = request.extensions().get::<Peer>() {
+            peer.ticket.proved();
+        }
+        request.extensions_mut().insert(caller);
+        Ok(ended)
     }
 
     fn denied(&self, request: &Request, denial: &Denial) {
@@ -113,40 +133,17 @@ impl Gate {
 }
 
 /// Narrows a caller to what the rule of its call lets it touch, or denies the call.
-fn allowed(rule: Rule, caller: Caller) -> Result<Caller, Refusal> {
+fn allow(rule: Rule, caller: &mut Caller) -> Result<(), Refusal> {
     match (rule, caller) {
-        (Rule::Open | Rule::JoinToken, caller) => Ok(caller),
+        (Rule::Open | Rule::JoinToken, _) | (Rule::Node, Caller::Agent(_)) => Ok(()),
         (Rule::Person(least, reach), Caller::Person(person)) if person.role >= least => {
-            let reach = if person.role >= Role::Operator { Reach::Cluster } else { reach };
-            Ok(Caller::Person(Person { reach, ..person }))
+            person.reach = if person.role >= Role::Operator { Reach::Cluster } else { reach };
+            Ok(())
         }
         (Rule::Person(least, _), Caller::Person(person)) => Err(Refusal::role(person.role, least)),
         (Rule::Person(..), Caller::Agent(_)) => Err(Refusal::not_a_person()),
-        (Rule::Node, Caller::Agent(node)) => Ok(Caller::Agent(node)),
-        (Rule::Node, Caller::Person(person)) if person.role >= Role::Admin => Ok(Caller::Person(person)),
+        (Rule::Node, Caller::Person(person)) if person.role >= Role::Admin => Ok(()),
         (Rule::Node, Caller::Person(person)) => Err(Refusal::role(person.role, Role::Admin)),
-    }
-}
-
-/// Lets a request through that its path's rule admits.
-pub(crate) async fn admit(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
-    let node = request.extensions().get::<Peer>().and_then(|peer| PeerNode::of(peer.node.as_deref()?));
-    match gate.admitted(&request, node) {
-        Ok(found) => {
-            // Whatever a connection brought, only the door says who calls.
-            request.extensions_mut().remove::<Caller>();
-            let Some((caller, ended)) = found else { return next.run(request).await };
-            if let Some(peer) = request.extensions().get::<Peer>() {
-                peer.ticket.proved();
-            }
-            request.extensions_mut().insert(caller);
-            let response = next.run(request).await;
-            if let Some(ended) = ended { cut(response, ended) } else { response }
-        }
-        Err(denial) => {
-            gate.denied(&request, &denial);
-            refuse(request.headers(), denial.refusal)
-        }
     }
 }
 
@@ -164,10 +161,12 @@ fn refuse(headers: &HeaderMap, refusal: Refusal) -> Response {
     }
     let text = format!("{}\n", refusal.message);
     if refusal.code == tonic::Code::Unauthenticated {
-        return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], text).into_response();
+        let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
+        return (StatusCode::UNAUTHORIZED, challenge, text).into_response().map(Body::new);
     }
     let unknown = refusal.code == tonic::Code::Unimplemented;
-    (if unknown { StatusCode::NOT_FOUND } else { StatusCode::FORBIDDEN }, text).into_response()
+    let status = if unknown { StatusCode::NOT_FOUND } else { StatusCode::FORBIDDEN };
+    (status, text).into_response().map(Body::new)
 }
 
 #[cfg(test)]

@@ -5,16 +5,16 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use axum::body::{Body, Bytes, HttpBody};
-use axum::response::Response;
-use http::HeaderMap;
+use axum::body::Bytes;
+use http::{HeaderMap, Response};
 use http_body::{Frame, SizeHint};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::body::Body;
 
 use super::errors::Refusal;
 
 /// Ends `response` when `ended` is cancelled.
-pub(crate) fn cut(response: Response, ended: CancellationToken) -> Response {
+pub(crate) fn cut(response: Response<Body>, ended: CancellationToken) -> Response<Body> {
     let ended = Box::pin(ended.cancelled_owned());
     response.map(|inner| Body::new(Cut { inner, ended, over: false }))
 }
@@ -25,14 +25,14 @@ struct Cut {
     over: bool,
 }
 
-impl HttpBody for Cut {
+impl http_body::Body for Cut {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = tonic::Status;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
         if self.over {
             return Poll::Ready(None);
         }

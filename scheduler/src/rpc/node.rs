@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::admission::Admission;
 use super::ask::{self, invalid};
 use super::caller::Caller;
 use super::errors::Refusal;
@@ -45,6 +46,7 @@ pub(crate) struct Nodes {
     /// Every session's reader, joined at shutdown.
     pub(crate) readers: TaskTracker,
     pub(crate) joins: Joins,
+    pub(crate) admission: Admission,
 }
 
 type AttachStream = Pin<Box<dyn Stream<Item = Result<wire::AttachResponse, Status>> + Send>>;
@@ -70,10 +72,12 @@ impl NodeService for Nodes {
         if !work_together(&hello.agent_version, env!("CARGO_PKG_VERSION")) {
             return Err(Refusal::version_skew(&hello.agent_version).into());
         }
+        let attaching = self.admission.enter().await?;
         let session = SESSION.fetch_add(1, Ordering::Relaxed);
         let (out, messages) = mpsc::channel(SESSION_QUEUE);
         let reader = Reader { engine: self.engine.clone(), session, out: out.downgrade() };
         let node = reader.hello(hello, out, join_of(caller.as_ref())).await?;
+        drop(attaching);
         let stop = self.stop.clone();
         self.readers.spawn(reader.run(node, incoming, stop));
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))

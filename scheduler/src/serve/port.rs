@@ -6,23 +6,21 @@
 //!
 //! Elsewhere: what a leader serves is `http`.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
+use http::{Request, Response, StatusCode, header};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::service::Routes;
-use tower::ServiceExt;
+use tonic::body::Body;
 
 use crate::accept;
-use crate::http;
+use crate::http::{Front, server};
 use crate::metrics::Metrics;
 use crate::rpc::errors::Refusal;
 use crate::tls::ServerTls;
@@ -33,7 +31,7 @@ pub(super) enum Role {
     /// Another scheduler leads, at this address if it is known.
     Standby(String),
     /// This one does, and this is what it serves.
-    Leading(Router),
+    Leading(Arc<Front>),
 }
 
 /// The port while it is open. Dropping it ends it at once.
@@ -52,10 +50,14 @@ impl Port {
             tasks.spawn(Arc::clone(tls).keep(close.clone()));
         }
         let incoming = accept::incoming(listener, tls, metrics, &tasks, close.clone());
-        let routes = Routes::from(Router::new().fallback(answer).with_state(played));
+        // Shared, for each request has a copy.
+        let played = Arc::new(played);
+        let service = tower::service_fn(move |request| {
+            let role = played.borrow().clone();
+            async move { Ok::<_, Infallible>(answer(role, request).await) }
+        });
         let closed = close.clone();
-        let server =
-            http::server().serve_with_incoming_shutdown(routes, incoming, async move { closed.cancelled().await });
+        let server = server().serve_with_incoming_shutdown(service, incoming, async move { closed.cancelled().await });
         Port { role, close, server: tokio::spawn(server) }
     }
 
@@ -88,19 +90,18 @@ impl Drop for Port {
     }
 }
 
-async fn answer(State(role): State<watch::Receiver<Role>>, request: Request) -> Response {
-    let role = role.borrow().clone();
+async fn answer(role: Role, request: Request<Body>) -> Response<Body> {
     match role {
-        // A router is always ready, and answers what it does not know.
-        Role::Leading(router) => router.oneshot(request).await.into_response(),
-        Role::Standby(_) if request.uri().path() == "/healthz" => "standby\n".into_response(),
+        Role::Leading(front) => front.answer(request).await,
+        Role::Standby(_) if request.uri().path() == "/healthz" => "standby\n".into_response().map(Body::new),
         Role::Standby(leader) => {
             let refusal = Refusal::standby(&leader);
             let kind = request.headers().get(header::CONTENT_TYPE);
             if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
                 return tonic::Status::from(refusal).into_http();
             }
-            (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", refusal.message)).into_response()
+            let text = format!("{}\n", refusal.message);
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response().map(Body::new)
         }
     }
 }

@@ -13,6 +13,7 @@
 
 pub(crate) mod follow;
 mod history;
+pub(crate) mod hosts;
 pub(crate) mod link;
 pub(crate) mod read;
 pub(crate) mod schema;
@@ -38,7 +39,7 @@ use super::fail::{FailAt, FailMoment};
 use super::rows::Row;
 use super::{SNAPSHOT_EVERY, codec, frame, parts};
 use crate::lead::lease::{Lease, chain};
-use link::Target;
+use link::{LinkError, Target, within};
 use tidy::{Snapshot, Tidy};
 
 /// Time between two tries to connect anew.
@@ -47,6 +48,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 const TRIES_MAX: u32 = 100;
 /// How long one look at the lease may take, when the last renewal does not hold any more.
 const CONFIRM_WAIT: Duration = Duration::from_secs(1);
+/// How long a statement that waits for nobody else's may take.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
 
 /// Why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -73,9 +76,25 @@ pub enum PgOpenError {
     /// PostgreSQL refused, or is not there.
     #[error("PostgreSQL cannot be used")]
     Postgres(#[from] tokio_postgres::Error),
+    /// PostgreSQL took what was said and does not answer.
+    #[error("PostgreSQL does not answer")]
+    Silent,
+    /// It is not the server that it was.
+    #[error("PostgreSQL was taken over by another server")]
+    Moved(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// This machine refused.
     #[error("the way to PostgreSQL cannot be opened")]
     Io(#[from] std::io::Error),
+}
+
+impl From<LinkError> for PgOpenError {
+    fn from(error: LinkError) -> PgOpenError {
+        match error {
+            LinkError::Postgres(error) => PgOpenError::Postgres(error),
+            LinkError::Silent => PgOpenError::Silent,
+            LinkError::Older { .. } | LinkError::Behind => PgOpenError::Moved(error.into()),
+        }
+    }
 }
 
 impl PgOpenError {
@@ -89,6 +108,7 @@ impl PgOpenError {
                     | Some(&SqlState::INVALID_CATALOG_NAME)
                     | Some(&SqlState::INSUFFICIENT_PRIVILEGE)
             ),
+            PgOpenError::Silent | PgOpenError::Moved(_) => true,
             PgOpenError::Address(_) | PgOpenError::Format { .. } | PgOpenError::Damaged { .. } | PgOpenError::Io(_) => {
                 false
             }
@@ -141,7 +161,7 @@ enum Outcome {
     /// Nothing was written, and nothing will be.
     Full,
     /// Whether it was written is unknown, or the epoch is.
-    Unclear(Error),
+    Unclear(LinkError),
     /// It cannot be written.
     Refused(Error),
 }
@@ -205,7 +225,13 @@ impl PostgresStore {
             let torn = self.fail == Some(FailAt { append: self.appends, moment: FailMoment::Torn });
             let epoch = self.lease.epoch();
             let Some(link) = &mut self.link else { continue };
-            match link.append(batch, epoch, torn).await.map_or_else(outcome, |()| Outcome::Committed) {
+            // A commit may wait for a standby as long as it likes, while the lease holds: nobody else leads meanwhile.
+            let outcome = tokio::select! {
+                biased;
+                appended = link.append(batch, epoch, torn) => appended.map_or_else(outcome, |()| Outcome::Committed),
+                () = self.lease.over() => Outcome::Unclear(LinkError::Silent),
+            };
+            match outcome {
                 Outcome::Committed => return Ok(()),
                 Outcome::Full => return Err(AppendError::Full),
                 Outcome::Refused(error) => return Err(AppendError::Latched(error.into())),
@@ -242,16 +268,33 @@ impl PostgresStore {
     }
 
     /// `None`: another leads.
-    async fn look(&mut self, doubt: Option<&Batch>) -> Result<Option<bool>, Error> {
+    async fn look(&mut self, doubt: Option<&Batch>) -> Result<Option<bool>, LinkError> {
         let client = self.target.connect(&self.lease.holder.id).await?;
         // Waits for the old connection's transaction if it is still at work; what comes after this cannot commit.
-        if !self.lease.raise(&client).await? {
+        // It waits for the synchronous standby, too: so what is read back below is there as well.
+        let raised = tokio::select! {
+            biased;
+            raised = self.lease.raise(&client) => raised?,
+            () = self.lease.over() => return Err(LinkError::Silent),
+        };
+        if !raised {
             return Ok(None);
         }
-        let mut written = false;
+        let read_back = async {
+            let written = match doubt {
+                Some(batch) => is_written(&client, batch).await?,
+                None => false,
+            };
+            Ok::<_, LinkError>((written, last_seq(&client).await?))
+        };
+        let (written, last) = within(ANSWER_WAIT, read_back).await?;
         if let Some(batch) = doubt {
-            written = is_written(&client, batch).await?;
             tracing::info!(written, seq = batch.first_seq, "the append in doubt was read back");
+        }
+        let expected = doubt.filter(|_| written).map_or(self.next_seq.cast_signed() - 1, |batch| batch.last_seq);
+        if last != expected {
+            tracing::error!(last, expected, "this PostgreSQL lacks events that were acknowledged: it is an older copy");
+            return Ok(None);
         }
         self.link = Some(Link { client, append: None });
         Ok(Some(written))
@@ -266,6 +309,12 @@ async fn is_written(client: &Client, batch: &Batch) -> Result<bool, Error> {
     Ok(same == Some(true))
 }
 
+/// Returns the sequence of the last event that the log holds.
+async fn last_seq(client: &Client) -> Result<i64, Error> {
+    let sql = "SELECT greatest((SELECT max(last_seq) FROM batch), (SELECT max(last_seq) FROM archive), 0)";
+    client.query_one_scalar(sql, &[]).await
+}
+
 /// Reads a row of first sequence, last sequence, wall time and frames.
 fn archived(row: &tokio_postgres::Row) -> Archived {
     Archived {
@@ -278,7 +327,7 @@ fn archived(row: &tokio_postgres::Row) -> Archived {
 
 /// Says what a failed append means.
 fn outcome(error: Error) -> Outcome {
-    let Some(code) = error.code() else { return Outcome::Unclear(error) };
+    let Some(code) = error.code() else { return Outcome::Unclear(error.into()) };
     if *code == SqlState::DISK_FULL {
         return Outcome::Full;
     }
@@ -286,7 +335,7 @@ fn outcome(error: Error) -> Outcome {
     let contested = code.code() == schema::FENCED || *code == SqlState::UNIQUE_VIOLATION;
     // What passes: lost connections, conflicts, lack of memory, locks, a server that goes down.
     let passing = ["08", "40", "53", "55", "57"].iter().any(|class| code.code().starts_with(class));
-    if contested || passing { Outcome::Unclear(error) } else { Outcome::Refused(error) }
+    if contested || passing { Outcome::Unclear(error.into()) } else { Outcome::Refused(error) }
 }
 
 impl Store for PostgresStore {

@@ -168,7 +168,7 @@ impl Projection {
 
     fn used(&mut self, state: &State, job: JobId, add: impl FnOnce(&mut Used)) {
         if let Some(job) = state.job(job) {
-            let payer = (job.body.tenant.clone(), job.body.queue.clone(), job.body.user.clone());
+            let payer = (job.body.tenant.clone(), job.body.queue.clone(), job.body.user.to_string());
             add(self.used.entry(payer).or_default());
         }
     }

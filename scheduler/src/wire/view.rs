@@ -53,7 +53,7 @@ pub(crate) fn job(state: &State, job: &Job, now: Now) -> jobs::v1::Job {
         name: body.spec.name.to_string(),
         tenant: body.tenant.to_string(),
         queue: body.queue.to_string(),
-        user: body.user.clone(),
+        user: body.user.to_string(),
         priority: body.priority,
         state: state.job_state(body.id).map_or(0, |state| terms::state(state).into()),
         submitted_at: Some(now.wall(body.submitted_at)),

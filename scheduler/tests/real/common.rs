@@ -71,10 +71,16 @@ pub(crate) struct Scheduler {
 
 impl Scheduler {
     pub(crate) async fn start(state: &Path) -> Scheduler {
+        Scheduler::start_with(state, |_| {}).await
+    }
+
+    /// Starts one whose configuration `change` has changed.
+    pub(crate) async fn start_with(state: &Path, change: impl FnOnce(&mut Config)) -> Scheduler {
         let (ready, bound) = oneshot::channel();
         let mut config = Config::new(state.to_owned(), "127.0.0.1:0".parse().unwrap());
         config.credentials = Some(state.join("credentials"));
         config.ready = Some(Box::new(move |address| ready.send(address).unwrap()));
+        change(&mut config);
         let stop = CancellationToken::new();
         let served = tokio::spawn(gangsaw_scheduler::serve(config, stop.clone()));
         let address = tokio::time::timeout(PATIENCE, bound).await.unwrap().unwrap();

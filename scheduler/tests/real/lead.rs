@@ -23,14 +23,14 @@ const HUNG_MAX: Duration = Duration::from_secs(10);
 const PLANNED_MAX: Duration = Duration::from_secs(1);
 
 /// One scheduler with a folder of its own.
-struct Member {
+pub(crate) struct Member {
     folder: tempfile::TempDir,
-    process: Process,
-    clients: Clients,
+    pub(crate) process: Process,
+    pub(crate) clients: Clients,
 }
 
 impl Member {
-    async fn start(url: &str, fail_at: Option<&str>) -> Member {
+    pub(crate) async fn start(url: &str, fail_at: Option<&str>) -> Member {
         let folder = tempfile::tempdir().unwrap();
         let mut env = vec![(STORE, OsStr::new(url))];
         env.extend(fail_at.map(|at| ("GANGSAW_FAIL_AT", OsStr::new(at))));
@@ -39,7 +39,7 @@ impl Member {
         Member { folder, process, clients }
     }
 
-    fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("scheduler/address")).unwrap()
     }
 
@@ -62,7 +62,7 @@ impl Member {
     }
 
     /// Asks for a job nobody has; whoever leads says so.
-    async fn leads(&self) -> Result<bool, tonic::Status> {
+    pub(crate) async fn leads(&self) -> Result<bool, tonic::Status> {
         let job = Some(jobs::Selector { job_id: u64::MAX, elements: Vec::new() });
         let request = jobs::GetJobRequest { job, page_size: 0, page: String::new() };
         match self.clients.jobs.clone().get_job(request).await {
@@ -74,7 +74,7 @@ impl Member {
     }
 
     /// Waits until it leads, and returns how long that took.
-    async fn until_it_leads(&self) -> Duration {
+    pub(crate) async fn until_it_leads(&self) -> Duration {
         let begun = Instant::now();
         let mut ticks = tokio::time::interval(Duration::from_millis(5));
         while !self.leads().await.unwrap() {
@@ -86,7 +86,7 @@ impl Member {
 }
 
 /// Submits until the scheduler dies or says no; returns the acknowledged jobs by key.
-async fn submit_all(clients: &Clients, round: &str, count: u32) -> BTreeMap<String, u64> {
+pub(crate) async fn submit_all(clients: &Clients, round: &str, count: u32) -> BTreeMap<String, u64> {
     let mut acknowledged = BTreeMap::new();
     for number in 0..count {
         let key = format!("{round}-{number}");
@@ -97,7 +97,7 @@ async fn submit_all(clients: &Clients, round: &str, count: u32) -> BTreeMap<Stri
 }
 
 /// Checks that every acknowledged job is there once, and that keys still mean their jobs.
-async fn check(clients: &Clients, acknowledged: &BTreeMap<String, u64>) {
+pub(crate) async fn check(clients: &Clients, acknowledged: &BTreeMap<String, u64>) {
     for (key, job_id) in acknowledged {
         let again = clients.jobs.clone().submit(shell(key, "true")).await.unwrap().into_inner();
         assert_eq!((again.job_ids.as_slice(), again.repeated), ([*job_id].as_slice(), true), "{key}");
@@ -106,7 +106,7 @@ async fn check(clients: &Clients, acknowledged: &BTreeMap<String, u64>) {
 }
 
 /// Lets every job end, and reads the whole log: each ended once, and every round is decided again as it was.
-async fn finish_and_check_history(clients: &Clients, url: &str, acknowledged: &BTreeMap<String, u64>) {
+pub(crate) async fn finish_and_check_history(clients: &Clients, url: &str, acknowledged: &BTreeMap<String, u64>) {
     let node = play_node(clients);
     for job_id in acknowledged.values() {
         assert_eq!(wait(clients, *job_id).await.state(), jobs::State::Completed);

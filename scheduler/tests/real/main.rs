@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test waits for one message and fails on any other")]
 
+mod admission;
 mod common;
 mod disk;
 mod door;
@@ -10,6 +11,7 @@ mod kill;
 mod lead;
 mod logs;
 mod people;
+mod promote;
 mod rows;
 #[path = "../../src/store/tests/server.rs"]
 mod server;

@@ -4,8 +4,9 @@
 //! idle machine that lock waits for a grace period of every core: 5 to 40 ms. A child born inside takes it for reading.
 //! On version 1 there is no such birth, but a single thread that writes itself to `tasks` does not take the lock.
 //!
-//! Where clone3 is refused (an older kernel, a container's system call filter) or the architecture has no entry below,
-//! the caller clones as before and the child goes through the door.
+//! Where clone3 is refused (an older kernel, a container's system call filter), where who is born there does not live
+//! ([`is_possible`] tries it once), or where the architecture has no entry below, the caller clones as before and the
+//! child goes through the door.
 
 use std::ffi::{c_int, c_long, c_void};
 use std::mem::size_of;
@@ -37,6 +38,28 @@ impl CloneArgs {
         let exit_signal = u64::from(libc::SIGCHLD.cast_unsigned());
         CloneArgs { flags: CLONE_INTO_CGROUP, exit_signal, cgroup, ..CloneArgs::default() }
     }
+}
+
+/// Whether a child born in `folder` lives.
+///
+/// # Safety
+/// That of fork, and no other child may be waited for by this thread meanwhile.
+pub(super) unsafe fn is_possible(folder: BorrowedFd<'_>) -> bool {
+    // SAFETY: passed on; the child makes one system call and is gone.
+    let pid = match unsafe { fork_inside(folder) } {
+        // SAFETY: it ends this process only, without destructors of the copied memory.
+        Some(0) => unsafe { libc::_exit(0) },
+        Some(pid) => pid,
+        None => return false,
+    };
+    let mut status = 0;
+    // SAFETY: a pointer to a live local of the right type.
+    while unsafe { libc::waitpid(pid, &raw mut status, 0) } < 0 {
+        if std::io::Error::last_os_error().kind() != std::io::ErrorKind::Interrupted {
+            return false;
+        }
+    }
+    libc::WIFEXITED(status)
 }
 
 /// As fork: 0 in the child, its pid in the parent. Absent when the kernel refused.

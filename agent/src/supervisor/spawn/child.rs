@@ -91,7 +91,7 @@ fn prepare(plan: &Plan<'_>, inside: bool, parent: i32) -> Step {
     if !descriptors(plan) {
         return Step::Descriptors;
     }
-    reset_signals();
+    reset_signals(plan.ignored);
     // SAFETY: path is a C string; both vectors end with a null pointer and point to C strings that live in the plan.
     unsafe { libc::execve(plan.path.as_ptr(), plan.argv.pointers.as_ptr(), plan.env.pointers.as_ptr()) };
     Step::Exec
@@ -132,10 +132,10 @@ fn descriptors(plan: &Plan<'_>) -> bool {
 }
 
 /// Default dispositions, for an ignored signal stays ignored over exec, and an empty mask.
-fn reset_signals() {
-    for signal in 1..=64 {
+fn reset_signals(ignored: &[c_int]) {
+    for signal in ignored {
         // SAFETY: a plain number and SIG_DFL; those that cannot be changed are refused without harm.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        unsafe { libc::signal(*signal, libc::SIG_DFL) };
     }
     let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset fills the set before sigprocmask reads it.

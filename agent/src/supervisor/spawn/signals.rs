@@ -25,6 +25,20 @@ pub(crate) fn open() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// The signals this process ignores: an exec would pass that on, where it undoes handlers by itself.
+pub(crate) fn ignored() -> Vec<libc::c_int> {
+    let is_ignored = |signal: &libc::c_int| {
+        let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: no new action is given, and the old one is written to a live local; all zeroes is a valid one.
+        let action = unsafe {
+            libc::sigaction(*signal, std::ptr::null(), action.as_mut_ptr());
+            action.assume_init()
+        };
+        action.sa_sigaction == libc::SIG_IGN
+    };
+    (1..=libc::SIGRTMAX()).filter(is_ignored).collect()
+}
+
 /// Empties the descriptor; true when SIGTERM was among what came.
 pub(crate) fn drain(fd: &OwnedFd) -> bool {
     const SIZE: usize = size_of::<libc::signalfd_siginfo>();

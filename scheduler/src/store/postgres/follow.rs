@@ -5,14 +5,19 @@
 //! Invariant: `state` is the fold of events 1 to `seq`, whatever the leader archives meanwhile. A batch that is gone
 //! when it is asked for was archived below a newer snapshot, and the follower begins again from that one.
 
+use std::time::Duration;
+
 use gangsaw_core::state::State;
 use tokio_postgres::{Client, Row};
 
 use super::super::{Loaded, fold};
+use super::link::{LinkError, within};
 use super::{PgOpenError, schema};
 
 /// Batches of one page.
 const PAGE_BATCHES: i64 = 500;
+/// How long one page, or the snapshot, may take to arrive.
+const PAGE_WAIT: Duration = Duration::from_secs(60);
 
 /// The state as far as it was read.
 #[derive(Debug)]
@@ -21,13 +26,35 @@ pub(crate) struct Follower {
     pub(crate) seq: u64,
     pub(crate) snapshot_seq: u64,
     last_wall_ms: u64,
+    /// First sequence and checksum of the last batch that was folded, if one was since the snapshot.
+    last_batch: Option<(i64, u32)>,
     shown: String,
 }
 
 impl Follower {
     /// Returns a follower that has read nothing.
     pub(crate) fn new(shown: String) -> Follower {
-        Follower { state: State::new(), seq: 0, snapshot_seq: 0, last_wall_ms: 0, shown }
+        Follower { state: State::new(), seq: 0, snapshot_seq: 0, last_wall_ms: 0, last_batch: None, shown }
+    }
+
+    /// Says whether the last batch that was read is in this log, as it was.
+    pub(crate) async fn is_in(&self, client: &Client) -> Result<bool, LinkError> {
+        let Some((first, checksum)) = self.last_batch else {
+            let snapshot = schema::meta(client, "snapshot_seq").await?.unwrap_or(0);
+            return Ok(snapshot.cast_unsigned() == self.seq);
+        };
+        let row = client.query_opt("SELECT frames FROM batch WHERE first_seq = $1", &[&first]).await?;
+        Ok(row.is_some_and(|row| crc32fast::hash(row.get(0)) == checksum))
+    }
+
+    /// Forgets everything if this log is another one than was read: a database that was taken over by a copy of it may
+    /// lack the end, and what was read of that never happened.
+    pub(crate) async fn verify(&mut self, client: &Client) -> Result<(), PgOpenError> {
+        if !within(PAGE_WAIT, self.is_in(client)).await? {
+            tracing::info!(seq = self.seq, "the log does not go on where it was left, and is read again");
+            *self = Follower::new(std::mem::take(&mut self.shown));
+        }
+        Ok(())
     }
 
     /// Hands over what was read.
@@ -38,10 +65,10 @@ impl Follower {
     /// Reads everything that is durable now.
     pub(crate) async fn catch_up(&mut self, client: &mut Client) -> Result<(), PgOpenError> {
         if self.seq == 0 {
-            self.begin(client).await?;
+            within(PAGE_WAIT, self.begin(client)).await?;
         }
         loop {
-            let page = self.page(client).await?;
+            let page = within(PAGE_WAIT, self.page(client)).await?;
             let Some(first) = page.first() else { return Ok(()) };
             if first.get::<_, i64>(0).cast_unsigned() == self.seq + 1 {
                 for row in &page {
@@ -55,14 +82,14 @@ impl Follower {
             }
             tracing::info!(seq = self.seq, snapshot, "beginning again from a newer snapshot");
             *self = Follower::new(std::mem::take(&mut self.shown));
-            self.begin(client).await?;
+            within(PAGE_WAIT, self.begin(client)).await?;
         }
     }
 
-    async fn page(&self, client: &Client) -> Result<Vec<Row>, tokio_postgres::Error> {
+    async fn page(&self, client: &Client) -> Result<Vec<Row>, LinkError> {
         let sql = "SELECT first_seq, last_seq, wall_ms, frames FROM batch
                    WHERE first_seq > $1 ORDER BY first_seq LIMIT $2";
-        client.query(sql, &[&self.seq.cast_signed(), &PAGE_BATCHES]).await
+        Ok(client.query(sql, &[&self.seq.cast_signed(), &PAGE_BATCHES]).await?)
     }
 
     /// Reads the snapshot, as of one moment.
@@ -115,6 +142,7 @@ impl Follower {
             return Err(self.damaged(format!("event {}: its batch is cut off", self.seq + 1)));
         }
         self.last_wall_ms = wall_ms.cast_unsigned();
+        self.last_batch = Some((first, crc32fast::hash(row.get(3))));
         Ok(())
     }
 

@@ -4,12 +4,14 @@ use tokio_postgres::types::ToSql;
 
 use super::super::contract::{Cause, History};
 use super::super::history::{Filter, OldJob, OldTasks};
-use super::PostgresStore;
+use super::link::{LinkError, within};
+use super::{ANSWER_WAIT, PostgresStore};
 
 impl PostgresStore {
     fn query(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<tokio_postgres::Row>, Cause> {
         let link = self.link.as_ref().ok_or("PostgreSQL is not connected")?;
-        Ok(self.target.driver().block_on(link.client.query(sql, values))?)
+        let asked = async { Ok::<_, LinkError>(link.client.query(sql, values).await?) };
+        Ok(self.target.driver().block_on(within(ANSWER_WAIT, asked))?)
     }
 }
 

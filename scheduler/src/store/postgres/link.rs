@@ -6,21 +6,31 @@
 //! Invariants:
 //! - Every connection says who it belongs to (`application_name`), so that a successor can end those of a scheduler
 //!   that hangs.
+//! - Nothing waits for ever for a server that took the connection and says nothing: neither TCP nor PostgreSQL ends that.
 //! - A transaction that its client abandons is ended by the server, so that nobody waits for its locks.
-//! - A session never commits without waiting for the disk where that matters: a server or role that says otherwise is
-//!   overruled.
+//! - A session never commits without waiting for the disk, and for a synchronous standby if there is one: a server or
+//!   role that says otherwise is overruled, and no time-out of theirs may cut the wait short. Where somebody does, the
+//!   connection ends before the answer is seen, so that the commit counts as unclear.
+//!
+//! Elsewhere: which of several servers is used is `hosts`.
 
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::FuturesUnordered;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls};
 use tokio_util::sync::CancellationToken;
 
-/// How long a connection may take to be made.
+use super::hosts::Known;
+
+/// How long a connection may take to be made, its session's beginning included.
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
+/// How long all of the servers together may take, the one that was chosen saying which line it is on.
+const CHOOSE_WAIT: Duration = Duration::from_secs(3);
 /// How long what was sent may stay unacknowledged by the other side's kernel.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(5);
 
@@ -29,8 +39,46 @@ const SESSION: &str = "
 SET search_path = gangsaw;
 SET client_min_messages = warning;
 SET idle_in_transaction_session_timeout = '6s';
+SET statement_timeout = 0; SET lock_timeout = 0;
 SET tcp_keepalives_idle = 2; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 3;
-SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'";
+SELECT set_config('synchronous_commit', 'on', false) 
+WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')";
+
+/// Where PostgreSQL says that a commit did not wait for its standby; it then answers as if it had.
+const CUT_SHORT: &str = "SyncRepWaitForLSN";
+
+/// Why the database was not reached, or did not do as it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    /// It refused, or the connection broke.
+    #[error(transparent)]
+    Postgres(#[from] Error),
+    /// It took what was said and did not answer in time.
+    #[error("PostgreSQL does not answer")]
+    Silent,
+    /// It was the primary once, and another is now.
+    #[error("this PostgreSQL is on timeline {found}, and timeline {seen} was seen: another server took over from it")]
+    Older {
+        /// The newest that was seen.
+        seen: u32,
+        /// The one it is on.
+        found: u32,
+    },
+    /// It does not have what was read from it or written to it before.
+    #[error("this PostgreSQL lacks what the one before it had")]
+    Behind,
+}
+
+/// Waits for an answer, but not for ever.
+pub(crate) async fn within<T, E>(longest: Duration, answer: impl Future<Output = Result<T, E>>) -> Result<T, E>
+where
+    E: From<LinkError>,
+{
+    match tokio::time::timeout(longest, answer).await {
+        Ok(answered) => answered,
+        Err(_) => Err(LinkError::Silent.into()),
+    }
+}
 
 /// The thread that drives the connections. Dropping it ends them.
 #[derive(Debug)]
@@ -79,29 +127,26 @@ impl Drop for Driver {
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     config: Config,
+    /// One for each server.
+    servers: Vec<Config>,
+    /// What is known of them.
+    pub(crate) known: Known,
     driver: Arc<Driver>,
 }
 
 impl Target {
     /// Reads a `postgres://` URL.
-    pub(crate) fn parse(url: &str, driver: Arc<Driver>) -> Result<Target, Error> {
-        let mut config: Config = url.parse()?;
-        config
-            .connect_timeout(CONNECT_WAIT)
-            .tcp_user_timeout(UNACKNOWLEDGED)
-            .keepalives_idle(Duration::from_secs(2))
-            .keepalives_interval(Duration::from_secs(1))
-            .keepalives_retries(3)
-            // A standby of the database takes no writes: with several hosts the primary is found.
-            .target_session_attrs(tokio_postgres::config::TargetSessionAttrs::ReadWrite);
-        Ok(Target { config, driver })
+    pub(crate) fn parse(url: &str, known: Known, driver: Arc<Driver>) -> Result<Target, Error> {
+        let config: Config = url.parse()?;
+        let servers = servers(&config);
+        Ok(Target { config, servers, known, driver })
     }
 
     /// Returns where the database is, without secrets.
     pub(crate) fn shown(&self) -> String {
-        let host = |host: &tokio_postgres::config::Host| match host {
-            tokio_postgres::config::Host::Tcp(name) => name.clone(),
-            tokio_postgres::config::Host::Unix(path) => path.display().to_string(),
+        let host = |host: &Host| match host {
+            Host::Tcp(name) => name.clone(),
+            Host::Unix(path) => path.display().to_string(),
         };
         let hosts: Vec<String> = self.config.get_hosts().iter().map(host).collect();
         format!("postgres://{}/{}", hosts.join(","), self.config.get_dbname().unwrap_or_default())
@@ -113,37 +158,81 @@ impl Target {
     }
 
     /// Connects under the name of `holder`.
-    pub(crate) async fn connect(&self, holder: &str) -> Result<Client, Error> {
+    pub(crate) async fn connect(&self, holder: &str) -> Result<Client, LinkError> {
         self.listen(holder, Arc::default()).await
     }
 
     /// Connects under the name of `holder`; a NOTIFY that the session listens for, and its end, wake `woken`.
-    pub(crate) async fn listen(&self, holder: &str, woken: Arc<Notify>) -> Result<Client, Error> {
-        let mut config = self.config.clone();
-        config.application_name(application(holder));
-        let connecting = self.driver.spawn(async move {
-            let (client, mut connection) = config.connect(NoTls).await?;
-            tokio::spawn(async move {
-                // Ends with the connection, or when its client is dropped.
-                while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
-                    match message {
-                        AsyncMessage::Notification(_) => woken.notify_one(),
-                        AsyncMessage::Notice(notice) => tracing::debug!(%notice, "PostgreSQL says"),
-                        // The enum is theirs and grows.
-                        _ => {}
-                    }
-                }
-                woken.notify_one();
-            });
-            client.batch_execute(SESSION).await?;
-            Ok(client)
-        });
-        match connecting.await {
+    pub(crate) async fn listen(&self, holder: &str, woken: Arc<Notify>) -> Result<Client, LinkError> {
+        let connecting: FuturesUnordered<_> = (self.servers.iter().cloned())
+            .map(|mut config| {
+                config.application_name(application(holder));
+                within(CONNECT_WAIT, open(config, Arc::clone(&woken)))
+            })
+            .collect();
+        let known = self.known.clone();
+        // One server is as quick as ever; of several, none makes the others wait.
+        let chosen = self.driver.spawn(within(CHOOSE_WAIT, async move { known.choose(connecting).await }));
+        match chosen.await {
             Ok(connected) => connected,
             // The driver ends with everything that could wait for this.
             Err(_) => std::future::pending().await,
         }
     }
+}
+
+/// Opens one connection.
+async fn open(config: Config, woken: Arc<Notify>) -> Result<Client, LinkError> {
+    let (client, mut connection) = config.connect(NoTls).await?;
+    tokio::spawn(async move {
+        // Ends with the connection, or when its client is dropped.
+        while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+            match message {
+                AsyncMessage::Notification(_) => woken.notify_one(),
+                AsyncMessage::Notice(notice) if notice.routine() == Some(CUT_SHORT) => {
+                    tracing::warn!(%notice, "a commit is in doubt");
+                    break;
+                }
+                AsyncMessage::Notice(notice) => tracing::debug!(%notice, "PostgreSQL says"),
+                // The enum is theirs and grows.
+                _ => {}
+            }
+        }
+        woken.notify_one();
+    });
+    client.batch_execute(SESSION).await?;
+    Ok(client)
+}
+
+/// Returns a configuration for each server that `all` names.
+fn servers(all: &Config) -> Vec<Config> {
+    let (hosts, addresses, ports) = (all.get_hosts(), all.get_hostaddrs(), all.get_ports());
+    let one = |at: usize| {
+        let mut one = Config::new();
+        match hosts.get(at) {
+            Some(Host::Tcp(name)) => drop(one.host(name)),
+            Some(Host::Unix(folder)) => drop(one.host_path(folder)),
+            None => {}
+        }
+        addresses.get(at).map(|address| one.hostaddr(*address));
+        ports.get(at).or_else(|| ports.first()).map(|port| one.port(*port));
+        all.get_user().map(|user| one.user(user));
+        all.get_password().map(|password| one.password(password));
+        all.get_dbname().map(|name| one.dbname(name));
+        all.get_options().map(|options| one.options(options));
+        one.ssl_mode(all.get_ssl_mode())
+            .ssl_negotiation(all.get_ssl_negotiation())
+            .channel_binding(all.get_channel_binding())
+            .connect_timeout(CONNECT_WAIT)
+            .tcp_user_timeout(UNACKNOWLEDGED)
+            .keepalives_idle(Duration::from_secs(2))
+            .keepalives_interval(Duration::from_secs(1))
+            .keepalives_retries(3)
+            // A standby of the database takes no writes.
+            .target_session_attrs(TargetSessionAttrs::ReadWrite);
+        one
+    };
+    (0..hosts.len().max(addresses.len())).map(one).collect()
 }
 
 /// Returns the name that connections of `holder` carry.

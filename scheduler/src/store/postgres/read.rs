@@ -6,6 +6,7 @@ use tokio_postgres::Transaction;
 use super::super::archive::{self, Archived};
 use super::super::take;
 use super::PgOpenError;
+use super::hosts::Known;
 use super::link::{Driver, Target};
 
 /// Batches of one page.
@@ -19,7 +20,7 @@ const PAGE_BATCHES: i64 = 500;
 /// The first event that cannot be read, or why the database cannot be.
 pub fn read_log_postgres(url: &str, mut each: impl FnMut(Record)) -> Result<(), PgOpenError> {
     let driver = Driver::start()?;
-    let target = Target::parse(url, driver.clone()).map_err(PgOpenError::Address)?;
+    let target = Target::parse(url, Known::default(), driver.clone()).map_err(PgOpenError::Address)?;
     driver.block_on(async {
         let mut client = target.connect("reader").await?;
         let transaction = client

@@ -1,6 +1,7 @@
 //! The store in PostgreSQL: everything that holds for any store, and what only a database can suffer.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::contract::{AppendError, Store};
@@ -9,6 +10,9 @@ use super::super::tests::server::Server;
 use super::super::tests::suite::{self, Both, Ground};
 use super::super::tests::wire::{self, Wire};
 use super::super::{Loaded, SNAPSHOT_EVERY};
+use super::follow::Follower;
+use super::hosts::Known;
+use super::link::{Driver, Target};
 use super::{PgOpenError, PostgresStore};
 use crate::lead::Candidate;
 use gangsaw_core::event::Event;
@@ -18,7 +22,7 @@ use gangsaw_core::time::Time;
 /// Waits until this process leads on a database.
 fn lead(url: &str) -> Result<(PostgresStore, Loaded), PgOpenError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let candidate = Candidate::new(url, "here".to_owned(), None)?;
+    let candidate = Candidate::new(url, "here".to_owned(), None, Known::default())?;
     let lead = runtime.block_on(candidate.lead(|_| ()))?;
     Ok((lead.store, lead.loaded))
 }
@@ -120,6 +124,23 @@ fn a_commit_whose_answer_is_lost_is_read_back_and_one_that_never_arrived_is_sent
         drop(both.store);
         assert!(lead(&server.url()).unwrap().1.state.same_as(&both.state), "{mark}");
     }
+}
+
+#[test]
+fn a_server_that_goes_silent_is_waited_for_as_long_as_the_lease_holds_and_no_longer() {
+    let Some(server) = Server::start() else { return };
+    let wire = Wire::to(&server.folder(), 1);
+    let (store, loaded) = lead(&wire.url()).unwrap();
+    let mut both = Both { store: Box::new(store), state: loaded.state };
+    both.submit(1);
+    let begun = Instant::now();
+    let (events, rows) = both.fold(2, suite::submit_of(2, wire::GO_SILENT));
+    let failed = both.store.append(Time(2), 2, &events, &rows);
+    let took = begun.elapsed();
+    assert!(matches!(failed, Err(AppendError::Fenced)), "{failed:?}");
+    assert!(took < Duration::from_secs(9), "{took:?}");
+    assert!(matches!(both.store.confirm(), Err(AppendError::Fenced)));
+    assert_eq!(server.sql("SELECT max(last_seq) FROM gangsaw.batch"), "1");
 }
 
 #[test]
@@ -253,4 +274,62 @@ fn rows_replace_add_and_go_with_the_batch_that_says_so_and_read_well_in_psql() {
     let refused = store.append(Time(4), 4, &[event(4)], &[Row::NodeGone { node_id: 1 }, attempt(5, "")]);
     assert!(matches!(refused, Err(AppendError::Fenced)), "{refused:?}");
     assert_eq!(read("SELECT (SELECT count(*) FROM gangsaw.node), (SELECT count(*) FROM gangsaw.attempt)"), "1|1");
+}
+
+#[test]
+fn a_commit_that_somebody_kept_from_waiting_for_its_standby_is_not_acknowledged() {
+    let Some(server) = Server::start() else { return };
+    let (mut store, _) = lead(&server.url()).unwrap();
+    store.append(Time(1), 1, &[event(1)], &[]).unwrap();
+    server.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+    server.sql("SELECT pg_reload_conf()");
+    let appended = std::thread::scope(|scope| {
+        let appending = scope.spawn(|| store.append(Time(2), 2, &[event(2)], &[]));
+        let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
+                      WHERE wait_event = 'SyncRep' AND query LIKE 'SELECT append%'";
+        let begun = Instant::now();
+        while server.sql(cancel) == "0" {
+            assert!(begun.elapsed() < Duration::from_secs(10), "it does not wait for its standby");
+        }
+        appending.join().unwrap()
+    });
+    assert!(matches!(appended, Err(AppendError::Fenced)), "{appended:?}");
+    assert_eq!(server.sql("SELECT max(last_seq) FROM gangsaw.batch"), "2", "PostgreSQL has it, and answered so");
+}
+
+#[test]
+fn a_leader_whose_database_was_replaced_by_an_older_copy_writes_nothing_to_it() {
+    let Some(server) = Server::start() else { return };
+    let (mut store, _) = lead(&server.url()).unwrap();
+    for round in 1..=3 {
+        store.append(Time(round), round, &[event(round)], &[]).unwrap();
+    }
+    // What a standby that was behind would have when it is promoted.
+    server.sql("DELETE FROM gangsaw.batch WHERE first_seq = 3");
+    server.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT append%'");
+    let refused = store.append(Time(4), 4, &[event(4)], &[]);
+    assert!(matches!(refused, Err(AppendError::Fenced)), "{refused:?}");
+    assert_eq!(server.sql("SELECT max(last_seq) FROM gangsaw.batch"), "2", "no gap");
+}
+
+#[test]
+fn a_follower_whose_log_was_replaced_by_an_older_copy_reads_it_again() {
+    let Some(server) = Server::start() else { return };
+    let mut both = Both::open(&server, SNAPSHOT_EVERY);
+    (1..=3).for_each(|number| both.submit(number));
+    let driver = Driver::start().unwrap();
+    let target = Target::parse(&server.url(), Known::default(), Arc::clone(&driver)).unwrap();
+    let mut follower = Follower::new(target.shown());
+    driver.block_on(async {
+        let mut client = target.connect("a follower").await.unwrap();
+        follower.catch_up(&mut client).await.unwrap();
+        follower.verify(&client).await.unwrap();
+        assert_eq!(follower.seq, both.store.last_seq(), "nothing was replaced");
+        server.sql("DELETE FROM gangsaw.batch WHERE last_seq = (SELECT max(last_seq) FROM gangsaw.batch)");
+        follower.verify(&client).await.unwrap();
+        assert_eq!(follower.seq, 0, "what it read of that never happened");
+        follower.catch_up(&mut client).await.unwrap();
+    });
+    drop(both.store);
+    assert!(lead(&server.url()).unwrap().1.state.same_as(&follower.state));
 }

@@ -42,7 +42,7 @@ pub(super) fn job(state: &State, id: JobId, now: Now, forgotten: bool) -> Option
         job_id: id.0,
         tenant: body.tenant.clone(),
         queue: body.queue.clone(),
-        user: body.user.clone(),
+        user: body.user.to_string(),
         name: body.spec.name.clone(),
         priority: body.priority,
         state: state.job_state(id).map_or("", terms::state_name),

@@ -5,9 +5,9 @@ use std::process::{Command, Stdio};
 
 /// A server that runs.
 pub(crate) struct Server {
-    folder: tempfile::TempDir,
-    bin: PathBuf,
-    options: String,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) bin: PathBuf,
+    pub(crate) options: String,
 }
 
 impl Server {
@@ -18,6 +18,15 @@ impl Server {
 
     /// Starts a server with options of its own.
     pub(crate) fn start_with(options: &str) -> Option<Server> {
+        let server = Server::of_nothing(options)?;
+        let data = server.data();
+        server.run("initdb", &["-D", &data, "-U", "gangsaw", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"]);
+        server.up();
+        Some(server)
+    }
+
+    /// Returns a server without data, if this machine has one.
+    pub(crate) fn of_nothing(options: &str) -> Option<Server> {
         let Some(bin) = programs() else {
             let lacks = "PostgreSQL is not installed (Debian: postgresql), so this is not tested";
             assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{lacks}");
@@ -29,9 +38,6 @@ impl Server {
         if rustix::process::geteuid().is_root() {
             assert!(Command::new("chown").arg("postgres").arg(server.folder.path()).status().unwrap().success());
         }
-        let data = server.data();
-        server.run("initdb", &["-D", &data, "-U", "gangsaw", "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"]);
-        server.up();
         Some(server)
     }
 
@@ -67,12 +73,12 @@ impl Server {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    fn data(&self) -> String {
+    pub(crate) fn data(&self) -> String {
         self.folder.path().join("data").display().to_string()
     }
 
     /// Runs one of PostgreSQL's programs; the server refuses to run as root.
-    fn run(&self, program: &str, args: &[&str]) {
+    pub(crate) fn run(&self, program: &str, args: &[&str]) {
         let program = self.bin.join(program);
         let mut command = if rustix::process::geteuid().is_root() {
             let mut command = Command::new("setpriv");

@@ -14,6 +14,9 @@ pub(crate) const LOSE_HALF: &str = "lose-half-of-it";
 /// The request is answered, and the answer is lost.
 pub(crate) const LOSE_ANSWER: &str = "lose-the-answer";
 
+/// From here on nothing arrives, on any connection, and none is closed.
+pub(crate) const GO_SILENT: &str = "go-silent";
+
 /// A socket that leads to another one.
 pub(crate) struct Wire {
     folder: tempfile::TempDir,
@@ -53,6 +56,9 @@ fn carry(client: &UnixStream, server: &UnixStream, lost: &AtomicU32, budget: u32
         std::thread::spawn(move || {
             let mut buffer = vec![0; 64 << 10];
             while let Ok(read @ 1..) = from.read(&mut buffer) {
+                if muted.load(Ordering::SeqCst) == 2 {
+                    continue;
+                }
                 // What is lost was said: the transaction it answers is over.
                 if muted.load(Ordering::SeqCst) == 1 || to.write_all(&buffer[..read]).is_err() {
                     break;
@@ -68,6 +74,11 @@ fn carry(client: &UnixStream, server: &UnixStream, lost: &AtomicU32, budget: u32
         let said = &buffer[..read];
         let marked = |mark: &str| said.windows(mark.len()).any(|window| window == mark.as_bytes());
         let mut pass = read;
+        if marked(GO_SILENT) || lost.load(Ordering::SeqCst) == u32::MAX {
+            lost.store(u32::MAX, Ordering::SeqCst);
+            answers.store(2, Ordering::SeqCst);
+            continue;
+        }
         if [LOSE_REQUEST, LOSE_HALF, LOSE_ANSWER].into_iter().any(marked) && lost.load(Ordering::SeqCst) < budget {
             lost.fetch_add(1, Ordering::SeqCst);
             match () {
