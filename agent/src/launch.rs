@@ -15,7 +15,7 @@ use gangsaw_proto::node::v1::{self as node, Grant, TaskSpec};
 use gangsaw_proto::supervisor::v1 as supervisor;
 
 use crate::checkpoint;
-use crate::users::Users;
+use crate::users::{RunsAs, Users};
 
 /// What every task of this node has in common.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub(crate) struct Launcher {
     /// Used where the job says nothing.
     pub(crate) default_env: HashMap<String, String>,
     pub(crate) users: Users,
+    /// The node's name, for people.
+    pub(crate) node: String,
 }
 
 /// Returns the defaults: who and where a task is, as a login would say it.
@@ -46,7 +48,11 @@ impl Launcher {
     pub(crate) fn run(&self, grant: &Grant, progress: Option<&Path>, granted_us: u64) -> supervisor::Run {
         let nothing = TaskSpec::default();
         let task = grant.task.as_ref().unwrap_or(&nothing);
-        let user = self.users.find(&task.user);
+        let (user, refused) = match self.users.find(&task.user) {
+            RunsAs::Agent => (None, String::new()),
+            RunsAs::Another(user) => (Some(user), String::new()),
+            RunsAs::Unknown => (None, format!("user {} is not known on node {}", task.user, self.node)),
+        };
         let mut env = self.default_env.clone();
         if let Some(user) = &user {
             env.insert("HOME".to_owned(), user.home.clone());
@@ -70,7 +76,7 @@ impl Launcher {
             attempt: grant.attempt,
             slots: grant.slots,
             ranks: grant.ranks.iter().map(rank).collect(),
-            work: self.work(task),
+            work: self.work(task).filter(|_| refused.is_empty()),
             env,
             workdir: task.workdir.clone(),
             output_dir: task.output_dir.clone(),
@@ -93,6 +99,7 @@ impl Launcher {
             gang: grant.gang.then(|| gang(grant, task)),
             prepare: grant.gang,
             granted_us,
+            refused,
         }
     }
 
@@ -155,6 +162,7 @@ mod tests {
             folder: std::env::temp_dir().join(format!("gangsaw-launch-{}", std::process::id())),
             default_env: [("PATH", "/bin"), ("LANG", "C")].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             users: Users::default(),
+            node: "n1".to_owned(),
         }
     }
 

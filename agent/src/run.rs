@@ -150,7 +150,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         tasks.spawn(identity::renew(folder.path.clone(), server.clone(), renewed, inner.clone()));
         current
     });
-    let launcher = Launcher { exe, folder: folder.path.clone(), default_env: default_env(), users };
+    let node = node_name.to_string();
+    let launcher = Launcher { exe, folder: folder.path.clone(), default_env: default_env(), users, node };
     let driver = Driver::new(Parts {
         node_name,
         node_uuid: folder.node_uuid.clone(),

@@ -1,10 +1,10 @@
 //! Whom a task runs as: the submitting user, where the agent may change to it.
 //!
-//! Only an agent that is root can run a task as somebody else. It looks the name up in /etc/passwd and /etc/group; a
-//! name that is not there (another machine's user, a directory service) runs as the agent itself, and the node's notes
-//! say so.
+//! Only an agent that is root can run a task as somebody else. It looks the name up in /etc/passwd and /etc/group. A
+//! name that is not there (another machine's user, one of a directory service) is refused: root is nobody's stand-in.
 //!
-//! Invariants: the agent's own user, an empty name and an unknown one all mean "as the agent".
+//! Invariants: an agent that is root runs a task as root only for root, by whatever name this machine calls it. An
+//! empty name, which no scheduler sends, means the agent's own user, and so does every name where the agent is not root.
 
 use std::path::{Path, PathBuf};
 
@@ -22,38 +22,64 @@ pub(crate) struct User {
     pub(crate) shell: String,
 }
 
+/// Whom a task runs as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum RunsAs {
+    /// The agent's own user.
+    Agent,
+    Another(User),
+    /// Nobody of this machine is called so.
+    Unknown,
+}
+
 /// The users of this machine, if the agent may become them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Users {
     /// The folder with `passwd` and `group`. Absent: tasks run as the agent.
     folder: Option<PathBuf>,
+    /// What the agent's own user is called where `passwd` does not say.
+    own: String,
 }
 
 impl Users {
     /// The users that this process may become.
     pub(crate) fn of_this_process() -> Users {
-        Users { folder: rustix::process::getuid().is_root().then(|| PathBuf::from("/etc")) }
+        let uid = rustix::process::getuid();
+        let own = std::env::var("USER").unwrap_or_else(|_| format!("uid-{}", uid.as_raw()));
+        Users { folder: uid.is_root().then(|| PathBuf::from("/etc")), own }
     }
 
     /// Says for people whom tasks run as.
     pub(crate) fn note(&self) -> String {
         match &self.folder {
-            Some(_) => "user: tasks run as the submitting user where this machine has it, else as root".to_owned(),
+            Some(_) => {
+                "user: tasks run as the submitting user, and not at all where this machine has none of that name"
+                    .to_owned()
+            }
             None => format!("user: tasks run as uid {}", rustix::process::getuid().as_raw()),
         }
     }
 
-    /// Finds the user a task runs as. Nothing: as the agent.
-    pub(crate) fn find(&self, name: &str) -> Option<User> {
-        let folder = self.folder.as_deref().filter(|_| !name.is_empty())?;
-        let mut user = passwd(folder, name).filter(|user| user.uid != 0)?;
-        user.groups = groups(folder, name, user.gid);
-        Some(user)
+    /// Finds the user a task runs as.
+    pub(crate) fn find(&self, name: &str) -> RunsAs {
+        let Some(folder) = self.folder.as_deref().filter(|_| !name.is_empty()) else { return RunsAs::Agent };
+        let text = std::fs::read_to_string(folder.join("passwd")).unwrap_or_default();
+        match passwd(&text, name) {
+            Some(user) if user.uid == 0 => RunsAs::Agent,
+            Some(user) => RunsAs::Another(User { groups: groups(folder, name, user.gid), ..user }),
+            // A machine without a name for root calls it as a login or a scheduler here would.
+            None if name == self.own && !names_root(&text) => RunsAs::Agent,
+            None => RunsAs::Unknown,
+        }
     }
 }
 
-fn passwd(folder: &Path, name: &str) -> Option<User> {
-    let text = std::fs::read_to_string(folder.join("passwd")).ok()?;
+/// Says whether a `passwd` has a name for root.
+fn names_root(passwd: &str) -> bool {
+    passwd.lines().any(|line| line.split(':').nth(2) == Some("0"))
+}
+
+fn passwd(text: &str, name: &str) -> Option<User> {
     text.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
         let [user, _, uid, gid, _, home, shell] = fields.as_slice() else { return None };
@@ -93,28 +119,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_another_known_user_is_found_and_only_by_root() {
+    fn root_becomes_known_users_and_stands_in_for_nobody() {
         let folder = std::env::temp_dir().join(format!("gangsaw-users-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("passwd"), "root:x:0:0:r:/root:/bin/sh\nann:x:1001:100:A,B:/home/ann:/bin/bash\n")
             .unwrap();
         std::fs::write(folder.join("group"), "users:x:100:\nvideo:x:44:bob,ann\naudio:x:29:bob\n").unwrap();
-        let users = Users { folder: Some(folder.clone()) };
-        assert_eq!(
-            users.find("ann"),
-            Some(User {
-                name: "ann".to_owned(),
-                uid: 1001,
-                gid: 100,
-                groups: vec![100, 44],
-                home: "/home/ann".to_owned(),
-                shell: "/bin/bash".to_owned(),
-            })
-        );
-        assert_eq!(users.find("root"), None);
-        assert_eq!(users.find("an"), None);
-        assert_eq!(users.find(""), None);
-        assert_eq!(Users::default().find("ann"), None);
+        let users = Users { folder: Some(folder.clone()), own: "boss".to_owned() };
+        let ann = User {
+            name: "ann".to_owned(),
+            uid: 1001,
+            gid: 100,
+            groups: vec![100, 44],
+            home: "/home/ann".to_owned(),
+            shell: "/bin/bash".to_owned(),
+        };
+        assert_eq!(users.find("ann"), RunsAs::Another(ann));
+        assert_eq!(users.find("root"), RunsAs::Agent);
+        assert_eq!(users.find("an"), RunsAs::Unknown);
+        assert_eq!(users.find("boss"), RunsAs::Unknown, "root has a name here, and it is another");
+        assert_eq!(users.find(""), RunsAs::Agent);
+        assert_eq!(Users::default().find("ann"), RunsAs::Agent);
+        std::fs::write(folder.join("passwd"), "").unwrap();
+        assert_eq!((users.find("boss"), users.find("root")), (RunsAs::Agent, RunsAs::Unknown));
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -11,6 +11,7 @@ mod cluster;
 mod failover;
 mod fleet;
 mod floor;
+mod kills;
 mod latency;
 mod load;
 mod place;
@@ -99,6 +100,11 @@ enum What {
         #[arg(long, default_value_t = 60)]
         steady_s: u64,
     },
+    /// kill -9 of the scheduler under load, round after round: what was acknowledged must be there.
+    Kills {
+        #[arg(long, default_value_t = 200)]
+        rounds: u32,
+    },
     /// Several schedulers on one PostgreSQL: from the leader's fault to the first acknowledgement of another.
     Failover {
         /// Faults of each kind.
@@ -143,6 +149,7 @@ fn main() -> anyhow::Result<()> {
         What::Fleet { shape, steady_s } => {
             runtime.block_on(fleet::run(&gangsaw, &shape, Duration::from_secs(steady_s)))
         }
+        What::Kills { rounds } => runtime.block_on(kills::run(&gangsaw, rounds)),
         What::Failover { rounds, members } => runtime.block_on(failover::run(&gangsaw, rounds, members)),
         What::Place { only } => place::run(only.as_deref()),
         What::Stamp { socket } => latency::stamp(&socket),

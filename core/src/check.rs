@@ -6,7 +6,7 @@ mod history;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use history::History;
+pub use history::{History, Truth, Try, Unseen, Watched};
 
 use crate::id::{DeviceId, Index, LeaseId, NodeId};
 use crate::job::body::Job;

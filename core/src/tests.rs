@@ -5,6 +5,7 @@ mod access;
 mod chunks;
 mod fuzz;
 mod gangs;
+mod history;
 mod join;
 mod life;
 mod limits;

@@ -33,7 +33,7 @@ pub use serve::serve;
 pub use store::backup::{Backed, BackupError, backup};
 pub use store::contract::AppendError;
 pub use store::fail::{FailAt, FailMoment};
-pub use store::fsck::{Fault, Report, fsck};
+pub use store::fsck::{Fault, Report, Told, fsck};
 pub use store::postgres::PgOpenError;
 pub use store::postgres::read::read_log_postgres;
 pub use store::read_log;

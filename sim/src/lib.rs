@@ -11,7 +11,6 @@ mod counters;
 mod disk;
 mod driver;
 mod faults;
-mod history;
 mod jobs;
 mod net;
 mod node;

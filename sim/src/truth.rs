@@ -5,14 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use gangsaw_core::id::{Attempt, DeviceId, Index, JobId, LeaseId, Rank};
+use gangsaw_core::check::{self, Try};
+use gangsaw_core::id::{DeviceId, LeaseId};
 use gangsaw_core::job::record::{Cause, Exit};
 
 use crate::supervisor::Process;
 use crate::world::World;
-
-/// A task: job, element, rank, attempt.
-pub(crate) type Try = (JobId, Index, Rank, Attempt);
 
 /// One execution.
 #[derive(Clone, Debug)]
@@ -27,17 +25,15 @@ pub(crate) struct Truth {
     executions: BTreeMap<Try, Execution>,
 }
 
-impl Truth {
-    /// Says whether a task exited 0 by itself.
-    pub(crate) fn went_well(&self, what: Try) -> bool {
+impl check::Truth for Truth {
+    fn went_well(&self, what: Try) -> bool {
         self.executions
             .get(&what)
             .and_then(|execution| execution.exit.as_ref())
             .is_some_and(|exit| exit.cause == Cause::Exit && exit.exit_code == Some(0))
     }
 
-    /// Says whether a task was ever executed.
-    pub(crate) fn ran(&self, what: Try) -> bool {
+    fn ran(&self, what: Try) -> bool {
         self.executions.contains_key(&what)
     }
 }

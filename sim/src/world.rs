@@ -9,7 +9,7 @@
 mod durable;
 mod wire;
 
-use gangsaw_core::check::check;
+use gangsaw_core::check::{History, check};
 use gangsaw_core::event::Record;
 use gangsaw_core::id::{JobId, LeaseId};
 use gangsaw_core::place::replay;
@@ -19,7 +19,6 @@ use gangsaw_core::time::Time;
 use crate::counters::Counters;
 use crate::disk::{CrashPoint, Disk};
 use crate::driver::Clients;
-use crate::history::History;
 use crate::jobs::Size;
 use crate::net::{Down, Net, Session, Up};
 use crate::node::Node;

@@ -82,6 +82,9 @@ pub(super) struct Template {
 impl Template {
     /// Parses the request. `tag` names the state folder.
     pub(super) fn new(run: Run, tag: &str) -> Result<Self, StartFault> {
+        if !run.refused.is_empty() {
+            return Err(StartFault::request(run.refused));
+        }
         let words = match &run.work {
             Some(run::Work::Shell(script)) => vec!["/bin/sh".to_owned(), "-c".to_owned(), script.clone()],
             Some(run::Work::Argv(argv)) => argv.args.clone(),

@@ -22,7 +22,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("progress_reaches_the_scheduler_and_the_last_word_comes_before_the_end", progress_reaches_the_scheduler),
     ("environment_is_the_jobs_over_the_nodes", environment_is_the_jobs_over_the_nodes),
     ("second_attempt_resumes_from_the_checkpoint_of_the_first", second_attempt_resumes),
-    ("agent_of_root_runs_a_task_as_the_submitting_user", agent_of_root_runs_a_task_as_the_user),
+    (
+        "agent_of_root_runs_a_task_as_the_submitting_user_and_nobody_unknown_as_root",
+        agent_of_root_runs_a_task_as_the_user,
+    ),
     ("hundred_grants_start_without_delay", hundred_grants_start_without_delay),
 ];
 
@@ -269,5 +272,11 @@ fn agent_of_root_runs_a_task_as_the_user() {
     let mut unknown = grant(2, "exit $(id -u)");
     unknown.task.as_mut().unwrap().user = "who-is-that".to_owned();
     node.say_grant(unknown);
-    assert_eq!(node.ended(2).exit_code, Some(0));
+    let failed = node.start_failed(2);
+    assert!(failed.users_fault, "{failed:?}");
+    assert_eq!(failed.detail, "user who-is-that is not known on node node-of-the-test");
+    let mut own = grant(3, "exit $(id -u)");
+    own.task.as_mut().unwrap().user = "root".to_owned();
+    node.say_grant(own);
+    assert_eq!(node.ended(3).exit_code, Some(0));
 }

@@ -59,6 +59,9 @@ pub(crate) fn fsck(format: Format, args: &Fsck) -> Result<u8, Failure> {
         "snapshot_seq": report.snapshot_seq,
         "live": report.live,
         "whole": report.whole,
+        "history": report.whole.then(|| json!({
+            "jobs": report.history.jobs, "leases": report.history.leases, "open_elements": report.history.open,
+        })),
         "rebuilt": report.rebuilt,
         "faults": faults,
     });
@@ -69,7 +72,13 @@ pub(crate) fn fsck(format: Format, args: &Fsck) -> Result<u8, Failure> {
         if report.live {
             text += "checked     a copy: a scheduler uses the folder\n";
         }
-        if !report.whole {
+        if report.whole {
+            let told = report.history;
+            text += &format!(
+                "history     {} job(s) under {} lease(s), {} element(s) not ended: nothing twice, nothing missing\n",
+                told.jobs, told.leases, told.open
+            );
+        } else {
             text += "tables      compared from the snapshot on: older events are gone\n";
         }
         if report.rebuilt > 0 {

@@ -69,20 +69,39 @@ pub(crate) fn processes_naming(text: &str) -> Vec<(u64, String)> {
     found
 }
 
-/// A folder for one test, whose end asserts that no process of it is left.
+/// A folder for one test, whose end asserts that no process of it is left, and that what its schedulers wrote down is
+/// sound: every checksum, and by the history checker no end twice, no device in two live attempts, no gap.
 pub(crate) struct Place {
     folder: tempfile::TempDir,
+    judged: std::sync::Mutex<Vec<PathBuf>>,
 }
 
 impl Place {
     /// A new folder with an empty config and state.
     pub(crate) fn new() -> Place {
-        Place { folder: tempfile::Builder::new().prefix("gangsaw-test-").tempdir().unwrap() }
+        let folder = tempfile::Builder::new().prefix("gangsaw-test-").tempdir().unwrap();
+        Place { folder, judged: std::sync::Mutex::default() }
     }
 
     /// The folder.
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Has the scheduler's log in this state folder judged when the test is over.
+    pub(crate) fn judge(&self, state: &Path) {
+        self.judged.lock().unwrap().push(state.to_owned());
+    }
+
+    /// The test damages a log on purpose: none is judged.
+    pub(crate) fn forgive(&self) {
+        self.judged.lock().unwrap().clear();
+    }
+
+    /// What `gangsaw fsck` says of a state folder.
+    pub(crate) fn fsck(&self, state: &Path) -> Value {
+        let output = self.gangsaw(&["fsck", "--state", state.to_str().unwrap(), "--output", "json"]).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("fsck gave {output:?}"))
     }
 
     /// A file in the folder with this text.
@@ -120,7 +139,14 @@ impl Drop for Place {
         for (pid, _) in &left {
             kill(*pid, rustix::process::Signal::KILL);
         }
-        assert!(left.is_empty() || std::thread::panicking(), "left running: {left:?}");
+        if std::thread::panicking() {
+            return;
+        }
+        assert!(left.is_empty(), "left running: {left:?}");
+        for state in std::mem::take(self.judged.get_mut().unwrap()) {
+            let found = self.fsck(&state);
+            assert_eq!(found["sound"], true, "the history of {}: {found}", state.display());
+        }
     }
 }
 
@@ -174,6 +200,7 @@ impl Cluster {
         let place = Place::new();
         let state = place.path().join("state");
         let args = ["up", "--state", state.to_str().unwrap(), "--listen", "127.0.0.1:0", "--output", "jsonl"];
+        place.judge(&state);
         let up = Daemon::start(place.gangsaw(&args));
         let server = up.ready["server"].as_str().unwrap().to_owned();
         let cluster = Cluster { daemons: vec![up], server, place };
@@ -184,6 +211,7 @@ impl Cluster {
     /// A scheduler alone.
     pub(crate) fn scheduler() -> Cluster {
         let place = Place::new();
+        place.judge(&place.path().join("state"));
         let scheduler = Daemon::start(
             place.gangsaw(&Self::scheduler_args(&place, "127.0.0.1:0").each_ref().map(|arg| arg.as_str())),
         );
@@ -199,9 +227,14 @@ impl Cluster {
 
     /// A scheduler again where the first one was.
     pub(crate) fn scheduler_again(&self) -> Daemon {
+        Daemon::start(self.scheduler_command())
+    }
+
+    /// How a scheduler is started where the first one was.
+    pub(crate) fn scheduler_command(&self) -> Command {
         let listen = self.server.trim_start_matches("http://");
         let args = Self::scheduler_args(&self.place, listen);
-        Daemon::start(self.place.gangsaw(&args.each_ref().map(|arg| arg.as_str())))
+        self.place.gangsaw(&args.each_ref().map(|arg| arg.as_str()))
     }
 
     /// How an agent of this cluster is started.

@@ -63,6 +63,46 @@ fn a_killed_scheduler_loses_no_acknowledged_job_and_touches_no_task() {
 }
 
 #[test]
+fn five_kills_of_the_scheduler_lose_nothing_and_run_nothing_twice() {
+    const ROUNDS: usize = 5;
+    let mut cluster = Cluster::scheduler();
+    cluster.start_agent("node");
+    let ran = cluster.place.path().join("ran");
+    let line = format!("echo $GANGSAW_JOB_ID >> {}", ran.display());
+    let mut acknowledged: Vec<u64> = Vec::new();
+    for _ in 0..ROUNDS {
+        let first = u64::from(cluster.daemons[0].child.id());
+        let lines = || std::fs::read_to_string(&ran).unwrap_or_default().lines().count();
+        let before = lines();
+        let (told, again) = std::thread::scope(|scope| {
+            let submits = scope.spawn(|| {
+                let submit = || cluster.run(&["submit", "--cpus", "0.1", "--output", "json", "--", "sh", "-c", &line]);
+                let id = |output: std::process::Output| {
+                    serde_json::from_slice::<Value>(&output.stdout).ok()?["job_id"].as_u64()
+                };
+                (0..12).filter_map(|_| id(submit())).collect::<Vec<u64>>()
+            });
+            eventually("tasks that ran in this round", || (lines() >= before + 2).then_some(()));
+            kill(first, Signal::KILL);
+            eventually("the scheduler is gone", || (!is_alive(first)).then_some(()));
+            let again = cluster.scheduler_again();
+            (submits.join().unwrap(), again)
+        });
+        acknowledged.extend(told);
+        cluster.daemons[0] = again;
+        cluster.until_node("node");
+    }
+    for job in &acknowledged {
+        let shown = cluster.until(*job, "COMPLETED");
+        assert_eq!(shown["tasks"][0]["attempt"], 1, "{shown}");
+    }
+    let mut runs: Vec<u64> = std::fs::read_to_string(&ran).unwrap().lines().map(|line| line.parse().unwrap()).collect();
+    runs.sort_unstable();
+    assert!(runs.windows(2).all(|pair| pair[0] < pair[1]), "each job ran once: {runs:?}");
+    assert!(acknowledged.len() >= 2 * ROUNDS && acknowledged.iter().all(|job| runs.binary_search(job).is_ok()));
+}
+
+#[test]
 fn up_starts_a_killed_scheduler_again_and_run_does_not_notice() {
     let cluster = Cluster::up();
     let gate = cluster.place.path().join("gate");

@@ -7,6 +7,7 @@
 mod backup;
 mod bounds;
 mod clean;
+mod clocks;
 mod cluster;
 mod diagnostics;
 mod disk;

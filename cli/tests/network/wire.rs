@@ -1,5 +1,6 @@
 //! Two machines on one kernel: namespaces `near` (scheduler, people) and `far` (an agent), and the cable.
 
+use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -127,6 +128,7 @@ impl Net {
         let state = place.path().join("state").display().to_string();
         let listen = format!("{NEAR}:0");
         let words = ["scheduler", "--state", &state, "--listen", &listen, "--output", "jsonl"];
+        place.judge(Path::new(&state));
         let scheduler = Daemon::start(wire.on(Side::Near, &place.gangsaw(&words)));
         let server = scheduler.ready["server"].as_str().unwrap().to_owned();
         Some(Net { scheduler, agents: Vec::new(), server, wire, place })

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::apply::{apply, snapshot_events};
-use crate::check::{History, check};
+use crate::check::{History, Unseen, check};
 use crate::decide::decide;
 use crate::effect::{Effect, Reply, Step};
 use crate::event::{Event, NoticeChange, Record};
@@ -134,11 +134,12 @@ impl World {
 
     pub(super) fn take(&mut self, step: Step) -> Vec<Effect> {
         for event in step.events {
-            self.history.note(&self.state, &event).unwrap();
             apply(&mut self.state, self.now, &event);
             writeln!(self.trace, "{} {}", self.now, brief(&event)).unwrap();
             let seq = self.log.len() as u64 + 1;
-            self.log.push(Record { seq, at: self.now, wall_ms: 0, event });
+            let record = Record { seq, at: self.now, wall_ms: 0, event };
+            self.history.observe(&record, &Unseen).unwrap();
+            self.log.push(record);
         }
         for effect in &step.effects {
             if let Some(lease) = lease_of(effect) {

@@ -3,6 +3,8 @@
 //! The log is read twice: once for what can be wrong with bytes, and, where it is whole, once more to fold it. The fold
 //! must pass through the snapshot, hold every invariant of the core, and project to the rows that are in the tables.
 //! Where archives were deleted for their age the fold begins at the snapshot, and what older events said is not judged.
+//! A whole log is also read by the history checker, the one that judges the simulator: what must hold between events,
+//! found without the code that decided and folded them.
 //!
 //! A store that a scheduler uses is copied first (`VACUUM INTO`), so that checking never holds it up; nothing but
 //! `rebuild`, which wants the store for itself, writes.
@@ -14,7 +16,7 @@ mod tables;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use gangsaw_core::check::check;
+use gangsaw_core::check::{History, Unseen, check};
 use gangsaw_core::event::Record;
 use gangsaw_core::state::State;
 use rusqlite::Connection;
@@ -30,7 +32,8 @@ use tables::Tables;
 /// What is wrong, where, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Stable: `store-damaged`, `store-incomplete`, `snapshot-differs`, `state-contradicts`, `rows-differ`, `store-format`.
+    /// Stable: `store-damaged`, `store-incomplete`, `snapshot-differs`, `state-contradicts`,
+    /// `history-contradicts`, `rows-differ`, `store-format`.
     pub reason: &'static str,
     /// The place, and what is wrong there.
     pub message: String,
@@ -53,10 +56,23 @@ pub struct Report {
     pub live: bool,
     /// The fold began with the first event, so that every row was compared.
     pub whole: bool,
+    /// What the whole log tells of, where there is all of it.
+    pub history: Told,
     /// Rows that differed and were written again.
     pub rebuilt: u64,
     /// Everything that is wrong.
     pub faults: Vec<Fault>,
+}
+
+/// What a whole log tells of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Jobs that were ever submitted.
+    pub jobs: u64,
+    /// Leases that were ever granted.
+    pub leases: u64,
+    /// Elements that have not ended.
+    pub open: u64,
 }
 
 const RESTORE: &str = "restore a backup into a new folder: `gangsaw restore BACKUP --state DIR`";
@@ -269,13 +285,15 @@ impl Check<'_> {
             tables.begins_wall_ms = loaded.last_wall_ms;
         }
         let mut broken = None;
+        let mut history = self.report.whole.then(History::default);
         self.batches(&mut |check, _, batch| {
             if batch.last_seq <= done || batch.first_seq < run.from || broken.is_some() {
                 return;
             }
             done = batch.last_seq;
-            match catch_unwind(AssertUnwindSafe(|| fold_batch(&mut state, batch, &mut tables))) {
-                Ok(Ok(())) => {}
+            match catch_unwind(AssertUnwindSafe(|| fold_batch(&mut state, batch, &mut tables, history.as_mut()))) {
+                Ok(Ok(None)) => {}
+                Ok(Ok(Some(contradiction))) => broken = Some(("history-contradicts", contradiction)),
                 Ok(Err(error)) => broken = Some(("state-contradicts", format!("event {}: {error}", batch.first_seq))),
                 Err(_) => {
                     let place = format!("one of the events {} to {}", batch.first_seq, batch.last_seq);
@@ -290,6 +308,11 @@ impl Check<'_> {
         if broken.is_none() {
             broken = check(&state).err().map(|violation| ("state-contradicts", violation.to_string()));
         }
+        self.report.history = history.map_or(Told::default(), |history| Told {
+            jobs: history.jobs(),
+            leases: history.leases(),
+            open: history.open(),
+        });
         if let Some((reason, message)) = broken {
             self.fault(reason, message, RESTORE);
         } else if self.report.faults.is_empty() {
@@ -322,13 +345,22 @@ fn records(batch: &Archived) -> Result<Vec<Record>, (u64, String)> {
     if bytes.is_empty() { Ok(records) } else { Err((batch.last_seq, "more bytes follow".to_owned())) }
 }
 
-fn fold_batch(state: &mut State, batch: &Archived, tables: &mut Tables) -> Result<(), String> {
+/// Folds a batch, and shows it to the history checker: what contradicts the events before it, if anything does.
+fn fold_batch(
+    state: &mut State,
+    batch: &Archived,
+    tables: &mut Tables,
+    history: Option<&mut History>,
+) -> Result<Option<String>, String> {
     let records = records(batch).map_err(|(_, why)| why)?;
-    let Some(last) = records.last() else { return Ok(()) };
+    let Some(last) = records.last() else { return Ok(None) };
     let now = Now { time: last.at, wall_ms: batch.wall_ms };
     let mut projection = Projection::default();
     records.iter().for_each(|record| projection.fold(state, now, &record.event));
-    tables.write(&projection.rows(state, now)).map_err(|error| error.to_string())
+    tables.write(&projection.rows(state, now)).map_err(|error| error.to_string())?;
+    let Some(history) = history else { return Ok(None) };
+    let found = records.iter().find_map(|record| Some((record.seq, history.observe(record, &Unseen).err()?)));
+    Ok(found.map(|(seq, violation)| format!("event {seq}: {violation}")))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use gangsaw_core::apply::apply;
-use gangsaw_core::check::History;
+use gangsaw_core::check::{History, Unseen};
 use gangsaw_core::id::JobId;
 use gangsaw_core::state::State;
 use gangsaw_proto::jobs::v1 as jobs;
@@ -148,15 +148,16 @@ async fn finish_and_check_history(state_dir: &Path) {
 
     let (mut history, mut state, mut records) = (History::default(), State::new(), Vec::new());
     gangsaw_scheduler::read_log(state_dir, |record| {
-        assert_eq!(history.note(&state, &record.event), Ok(()), "event {}", record.seq);
+        assert_eq!(history.observe(&record, &Unseen), Ok(()), "event {}", record.seq);
         apply(&mut state, record.at, &record.event);
         records.push(record);
     })
     .unwrap();
     assert_eq!(gangsaw_core::check::check(&state), Ok(()));
     for job in &listed {
-        assert_eq!(history.ended(JobId(job.job_id)).len(), 1);
+        assert!(history.has_job(JobId(job.job_id)));
     }
+    assert_eq!((history.jobs(), history.unfinished()), (listed.len() as u64, None));
     assert_eq!(gangsaw_core::place::replay(State::new(), &records), []);
     let checked = gangsaw_scheduler::fsck(state_dir, false).unwrap();
     assert_eq!((checked.faults, checked.whole, checked.live), (Vec::new(), true, false));
@@ -202,16 +203,12 @@ async fn no_acknowledged_job_is_lost_when_the_scheduler_dies_at_any_append() {
 fn end_state(state_dir: &Path) -> Vec<(String, u64, u64)> {
     let (mut state, mut history) = (State::new(), History::default());
     gangsaw_scheduler::read_log(state_dir, |record| {
-        history.note(&state, &record.event).unwrap();
+        history.observe(&record, &Unseen).unwrap();
         apply(&mut state, record.at, &record.event);
     })
     .unwrap();
     let ended = |job: &gangsaw_core::job::body::Job| {
-        (
-            format!("{:?}", state.job_state(job.body.id)),
-            job.ended_counts.values().sum(),
-            history.ended(job.body.id).len(),
-        )
+        (format!("{:?}", state.job_state(job.body.id)), job.ended_counts.values().sum(), history.ended(job.body.id))
     };
     state.jobs().map(ended).collect()
 }

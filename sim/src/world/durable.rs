@@ -26,9 +26,9 @@ impl World {
             if record.seq != last + 1 {
                 return self.fail(format!("record {} follows {last}", record.seq));
             }
-            if let Err(what) =
-                self.replay_round(&records[at..]).and_then(|()| self.history.observe(record, &self.truth))
-            {
+            let replayed = self.replay_round(&records[at..]);
+            let judged = |()| self.history.observe(record, &self.truth).map_err(|violation| violation.0);
+            if let Err(what) = replayed.and_then(judged) {
                 return self.fail(format!("record {}: {what}", record.seq));
             }
             apply(&mut self.shadow, record.at, &record.event);

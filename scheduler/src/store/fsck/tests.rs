@@ -157,11 +157,28 @@ fn found(state_dir: &Path, reason: &str, what: &str) {
 }
 
 #[test]
+fn a_log_whose_events_contradict_each_other_is_found_though_it_folds() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut work = Work::open(dir.path(), 1_000_000);
+    work.hello();
+    for _ in 0..2 {
+        work.submit();
+        work.end(0);
+    }
+    assert_eq!(faults(dir.path()), []);
+    // A report that counted before counts again: every checksum is right, and so is the state it comes to.
+    work.append(&[Event::ReportTaken { node: NodeId(1), seq: 2 }], |_, _| Vec::new());
+    drop(work.store);
+    found(dir.path(), "history-contradicts", "node 1: report 2 is taken after 2");
+}
+
+#[test]
 fn a_sound_store_is_sound_with_all_it_has() {
     let dir = tempfile::tempdir().unwrap();
     sample(dir.path());
     let report = fsck(dir.path(), false).unwrap();
     assert_eq!(report.faults, []);
+    assert_eq!((report.history.jobs, report.history.open), (31, 15), "{:?}", report.history);
     assert!(report.whole && !report.live && report.archives > 0 && report.snapshot_seq.is_some(), "{report:?}");
     assert_eq!(report.first_seq, 1);
     let rows = Connection::open(database(dir.path())).unwrap();

@@ -1,17 +1,18 @@
 //! Limits of tenants, queues and arrays, judged at each grant.
 
-use gangsaw_core::id::{JobId, LeaseId};
-use gangsaw_core::queue::{Limits, QueueKey};
-
-use super::{Check, History, held};
+use super::{Check, History};
+use crate::check::ensure;
+use crate::id::{JobId, LeaseId};
+use crate::queue::{Limits, QueueKey};
 
 impl History {
     /// No lease may be granted over a limit.
     pub(super) fn within_limits(&self, job: JobId, lease: LeaseId) -> Check {
         let Some(track) = self.jobs.get(&job) else { return Ok(()) };
-        let of_job = self.running(|other| other == job);
-        let fits = track.running_max.is_none_or(|most| of_job <= u64::from(most));
-        held(fits, || format!("job {job} runs {of_job} elements and may run {:?}", track.running_max))?;
+        if let Some(most) = track.running_max {
+            let runs = self.running(|other| other == job);
+            ensure(runs <= u64::from(most), || format!("job {job} runs {runs} elements and may run {most}"))?;
+        }
         if let Some(limits) = self.limits.get(&track.queue) {
             self.within(*limits, lease, &format!("{:?}", track.queue), |key| *key == track.queue)?;
         }
@@ -33,14 +34,14 @@ impl History {
         let of = |job: JobId| self.jobs.get(&job).is_some_and(|other| is_in(&other.queue));
         if let Some(most) = limits.running_max {
             let runs = self.running(of);
-            held(runs <= most, || format!("{who} runs {runs} elements and may run {most}"))?;
+            ensure(runs <= most, || format!("{who} runs {runs} elements and may run {most}"))?;
         }
         let takes_gpus = self.leases.get(&lease).is_some_and(|track| !track.devices.is_empty());
         if let Some(most) = limits.gpus_max.filter(|_| takes_gpus) {
             // A fenced lease holds its devices on the node, and counts for its queue no more.
             let counts = |lease: &&LeaseId| self.leases.get(lease).is_some_and(|track| !track.fenced && of(track.job));
             let gpus = self.holders.values().filter(counts).count() as u64;
-            held(gpus <= most, || format!("{who} holds {gpus} GPUs and may hold {most}"))?;
+            ensure(gpus <= most, || format!("{who} holds {gpus} GPUs and may hold {most}"))?;
         }
         Ok(())
     }

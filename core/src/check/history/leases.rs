@@ -1,8 +1,25 @@
 //! What leases hold, and when it is free again.
 
-use gangsaw_core::id::{Attempt, Index, JobId, LeaseId, NodeId, Rank};
+use super::{Check, History};
+use crate::id::{Attempt, DeviceId, Index, JobId, LeaseId, NodeId, Rank};
 
-use super::{Check, History, LeaseTrack};
+#[derive(Clone, Debug)]
+pub(super) struct LeaseTrack {
+    pub(super) job: JobId,
+    pub(super) node: NodeId,
+    pub(super) first: Index,
+    pub(super) last: Index,
+    pub(super) attempt: Attempt,
+    /// The first lease of the gang, which its element is under; itself for a chunk.
+    pub(super) head: LeaseId,
+    /// What each rank holds until it is gone.
+    pub(super) devices: Vec<(Rank, DeviceId)>,
+    /// Elements (of a gang: the one) that have not left.
+    pub(super) live: u64,
+    /// Elements that run at once.
+    pub(super) slots: u64,
+    pub(super) fenced: bool,
+}
 
 impl History {
     /// Nothing is taken under the lease any more.
@@ -63,9 +80,4 @@ impl LeaseTrack {
         let live = u64::from(last - first) + 1;
         Self { job, node, first, last, attempt, head, devices: Vec::new(), live, slots, fenced: false }
     }
-}
-
-/// Says what is wrong, unless `holds`.
-pub(super) fn held(holds: bool, what: impl FnOnce() -> String) -> Check {
-    if holds { Ok(()) } else { Err(what()) }
 }
