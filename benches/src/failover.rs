@@ -91,6 +91,9 @@ async fn round(
     let client = door.connect().await?;
     let begun = Instant::now();
     members.break_it(leader, took.kind)?;
+    if took.kind == Kind::Stopped {
+        members.until_it_stands_still(leader).await?;
+    }
     if matches!(took.kind, Kind::Stopped | Kind::CutOff) {
         for _ in 0..LATE_CALLS {
             calls.push(late(client.clone()));

@@ -83,6 +83,18 @@ impl Members {
         Ok(kill_process(Pid::from_child(&member.child), signal)?)
     }
 
+    /// Waits until a stopped scheduler stands still: the signal takes hold when one of its threads runs next, and until
+    /// then the others go on, and may well acknowledge.
+    pub(super) async fn until_it_stands_still(&self, number: usize) -> anyhow::Result<()> {
+        let status = format!("/proc/{}/status", self.member(number)?.child.id());
+        let begun = Instant::now();
+        while !std::fs::read_to_string(&status)?.contains("State:\tT") {
+            ensure!(begun.elapsed() < PATIENCE, "{} does not stop", self.name(number));
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
     /// Makes the broken one whole: it wakes, its wire carries again, or another process takes its place.
     pub(super) async fn mend(&mut self, number: usize, kind: Kind) -> anyhow::Result<()> {
         let gangsaw = self.gangsaw.clone();
