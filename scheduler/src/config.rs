@@ -111,7 +111,9 @@ impl ServeError {
             ServeError::Open(OpenError::Format { .. } | OpenError::Postgres(PgOpenError::Format { .. })) => {
                 "store-format"
             }
-            ServeError::Open(OpenError::Postgres(PgOpenError::Address(_))) => "bad-store",
+            ServeError::Open(OpenError::Postgres(PgOpenError::Address(_) | PgOpenError::InTheClear { .. })) => {
+                "bad-store"
+            }
             ServeError::Open(OpenError::Postgres(
                 PgOpenError::Postgres(_) | PgOpenError::Silent | PgOpenError::Moved(_) | PgOpenError::Io(_),
             )) => "store-unreachable",
@@ -135,6 +137,9 @@ impl ServeError {
             ServeError::Open(OpenError::InUse(_)) => "stop the other scheduler, or give this one another --state",
             ServeError::Open(OpenError::Postgres(why)) => match why {
                 PgOpenError::Address(_) => "write it as postgres://USER@HOST:5432/DATABASE",
+                PgOpenError::InTheClear { .. } => {
+                    "have it on this machine or behind an encrypted tunnel; where the network between is trusted, `sslmode=disable` in the address says so"
+                }
                 PgOpenError::Damaged { .. } => "keep the database as it is and restore a copy of it",
                 PgOpenError::Format { .. } => "use the version of gangsaw that wrote it",
                 PgOpenError::Postgres(_) | PgOpenError::Silent | PgOpenError::Moved(_) | PgOpenError::Io(_) => {
@@ -160,7 +165,7 @@ impl ServeError {
         match self {
             ServeError::InsecureBind(_)
             | ServeError::Tls(_)
-            | ServeError::Open(OpenError::Postgres(PgOpenError::Address(_))) => 2,
+            | ServeError::Open(OpenError::Postgres(PgOpenError::Address(_) | PgOpenError::InTheClear { .. })) => 2,
             ServeError::Bind { .. } | ServeError::Server(_) => 69,
             ServeError::Engine(EngineError::Panicked(_)) => 70,
             ServeError::StateFolder { .. }

@@ -90,7 +90,7 @@ impl Candidate {
         fail: Option<FailAt>,
         known: Known,
     ) -> Result<Candidate, PgOpenError> {
-        let target = Target::parse(url, known, Driver::start()?).map_err(PgOpenError::Address)?;
+        let target = Target::parse(url, known, Driver::start()?)?;
         Ok(Candidate {
             follower: Follower::new(target.shown()),
             target,

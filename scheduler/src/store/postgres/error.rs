@@ -13,6 +13,12 @@ pub enum PgOpenError {
     /// The address is none.
     #[error("the store's address is not a postgres:// URL")]
     Address(#[source] tokio_postgres::Error),
+    /// It would be spoken to in the clear.
+    #[error("PostgreSQL at {host} would be spoken to in the clear: there is no TLS to a database yet")]
+    InTheClear {
+        /// The server.
+        host: String,
+    },
     /// The tables were written by another version.
     #[error("{shown} has store format {found}, and this version reads {format}", format = schema::FORMAT)]
     Format {
@@ -65,9 +71,11 @@ impl PgOpenError {
                     | Some(&SqlState::INSUFFICIENT_PRIVILEGE)
             ),
             PgOpenError::Silent | PgOpenError::Moved(_) => true,
-            PgOpenError::Address(_) | PgOpenError::Format { .. } | PgOpenError::Damaged { .. } | PgOpenError::Io(_) => {
-                false
-            }
+            PgOpenError::Address(_)
+            | PgOpenError::InTheClear { .. }
+            | PgOpenError::Format { .. }
+            | PgOpenError::Damaged { .. }
+            | PgOpenError::Io(_) => false,
         }
     }
 }

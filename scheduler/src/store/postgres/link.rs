@@ -15,16 +15,18 @@
 //! Elsewhere: which of several servers is used is `hosts`.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio_postgres::config::{Host, TargetSessionAttrs};
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls};
 use tokio_util::sync::CancellationToken;
 
+use super::error::PgOpenError;
 use super::hosts::Known;
 
 /// How long a connection may take to be made, its session's beginning included.
@@ -135,9 +137,12 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Reads a `postgres://` URL.
-    pub(crate) fn parse(url: &str, known: Known, driver: Arc<Driver>) -> Result<Target, Error> {
-        let config: Config = url.parse()?;
+    /// Reads a `postgres://` URL. What leaves this machine would do so in the clear: `sslmode=disable` must say so.
+    pub(crate) fn parse(url: &str, known: Known, driver: Arc<Driver>) -> Result<Target, PgOpenError> {
+        let config: Config = url.parse().map_err(PgOpenError::Address)?;
+        if let Some(host) = in_the_clear(&config) {
+            return Err(PgOpenError::InTheClear { host });
+        }
         let servers = servers(&config);
         Ok(Target { config, servers, known, driver })
     }
@@ -179,6 +184,22 @@ impl Target {
             Err(_) => std::future::pending().await,
         }
     }
+}
+
+/// Returns the first server that would be spoken to in the clear by somebody who did not ask for it.
+fn in_the_clear(config: &Config) -> Option<String> {
+    let allowed = |host: &str| match config.get_ssl_mode() {
+        SslMode::Disable => true,
+        SslMode::Prefer => host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback()),
+        // It asks for more than there is.
+        _ => false,
+    };
+    let names = config.get_hosts().iter().filter_map(|host| match host {
+        Host::Tcp(name) => Some(name.clone()),
+        Host::Unix(_) => None,
+    });
+    let addresses = config.get_hostaddrs().iter().map(ToString::to_string);
+    names.chain(addresses).find(|host| !allowed(host))
 }
 
 /// Opens one connection.

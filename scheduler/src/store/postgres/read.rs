@@ -20,7 +20,7 @@ const PAGE_BATCHES: i64 = 500;
 /// The first event that cannot be read, or why the database cannot be.
 pub fn read_log_postgres(url: &str, mut each: impl FnMut(Record)) -> Result<(), PgOpenError> {
     let driver = Driver::start()?;
-    let target = Target::parse(url, Known::default(), driver.clone()).map_err(PgOpenError::Address)?;
+    let target = Target::parse(url, Known::default(), driver.clone())?;
     driver.block_on(async {
         let mut client = target.connect("reader").await?;
         let transaction = client

@@ -333,3 +333,26 @@ fn a_follower_whose_log_was_replaced_by_an_older_copy_reads_it_again() {
     drop(both.store);
     assert!(lead(&server.url()).unwrap().1.state.same_as(&follower.state));
 }
+
+#[test]
+fn a_database_elsewhere_is_spoken_to_in_the_clear_only_if_the_address_says_so() {
+    let driver = Driver::start().unwrap();
+    let refused = |url: &str| match Target::parse(url, Known::default(), Arc::clone(&driver)) {
+        Err(PgOpenError::InTheClear { host }) => Some(host),
+        other => {
+            other.unwrap();
+            None
+        }
+    };
+    for (url, host) in [
+        ("postgres://u@db.example/g", Some("db.example")),
+        ("postgres://u@127.0.0.1,10.0.0.7/g", Some("10.0.0.7")),
+        ("postgres://u@localhost/g?hostaddr=10.0.0.7", Some("10.0.0.7")),
+        ("postgres://u@localhost/g?sslmode=require", Some("localhost")),
+        ("postgres://u@db.example/g?sslmode=disable", None),
+        ("postgres://u@localhost,127.0.0.2,[::1]/g", None),
+        ("postgres:///g?host=/run/postgresql", None),
+    ] {
+        assert_eq!(refused(url).as_deref(), host, "{url}");
+    }
+}
