@@ -126,10 +126,9 @@ pub(crate) async fn run(gangsaw: &Path, rounds: u32) -> anyhow::Result<()> {
         println!("  {what:<58} {count}");
         ensure!(count == 0, "{what}: {count}");
     }
-    let state = cluster.state();
-    let checker = cluster.command(gangsaw);
-    cluster.stop().await?;
-    judged(checker, &state)
+    // A copy of it, for the scheduler still serves; its folder goes with the cluster.
+    judged(cluster.command(gangsaw), &cluster.state())?;
+    cluster.stop().await
 }
 
 /// Waits until every job has ended.

@@ -169,8 +169,13 @@ fn log_of_two_supervisors() {
     node.grant(1, &line);
     node.started(1);
     let all = ServeLogsResponse { job_id: 1, last_index: 9, ..ServeLogsResponse::default() };
-    node.scheduler.ask(ServeLogsResponse { query_id: 5, ..all });
-    assert_eq!(crate::logs::answer(&node, 5).0, "begin\n");
+    // It is started before it has printed anything.
+    let mut id = 100;
+    wait_for("its first line", || {
+        id += 1;
+        node.scheduler.ask(ServeLogsResponse { query_id: id, ..all });
+        crate::logs::answer(&node, id).0 == "begin\n"
+    });
     node.kill_agent();
     version(&mut node, "2.0.0");
     node.start_agent(&[]);
