@@ -46,7 +46,7 @@ impl Writer {
         std::fs::create_dir_all(folder)?;
         let fresh = folder.join("unfinished");
         let file = io::BufWriter::new(std::fs::File::create(&fresh)?);
-        Ok(Writer { folder: folder.to_owned(), fresh, stream: zstd::Encoder::new(file, LEVEL)?, range: None })
+        Ok(Writer { folder: folder.to_owned(), fresh, stream: encoder(file)?, range: None })
     }
 
     /// Appends one batch.
@@ -69,6 +69,13 @@ impl Writer {
     }
 }
 
+/// With a checksum of everything: that of a frame does not cover the numbers before it.
+fn encoder<W: Write>(to: W) -> io::Result<zstd::Encoder<'static, W>> {
+    let mut stream = zstd::Encoder::new(to, LEVEL)?;
+    stream.include_checksum(true)?;
+    Ok(stream)
+}
+
 fn push(stream: &mut impl Write, batch: &Archived) -> io::Result<()> {
     stream.write_all(&batch.first_seq.to_le_bytes())?;
     stream.write_all(&batch.last_seq.to_le_bytes())?;
@@ -79,7 +86,7 @@ fn push(stream: &mut impl Write, batch: &Archived) -> io::Result<()> {
 
 /// Returns what a file of these batches would hold.
 pub(crate) fn pack(batches: &[Archived]) -> io::Result<Vec<u8>> {
-    let mut stream = zstd::Encoder::new(Vec::new(), LEVEL)?;
+    let mut stream = encoder(Vec::new())?;
     for batch in batches {
         push(&mut stream, batch)?;
     }
@@ -126,7 +133,11 @@ pub(crate) fn unpack(from: impl Read) -> io::Result<Vec<Archived>> {
         let mut head = [0_u8; 28];
         stream.read_exact(&mut head[..8])?;
         if head[..8] == [0; 8] {
-            return Ok(batches);
+            // The checksum is looked at when the end is read.
+            return match stream.read(&mut head)? {
+                0 => Ok(batches),
+                _ => Err(io::Error::new(io::ErrorKind::InvalidData, "something follows the last batch")),
+            };
         }
         stream.read_exact(&mut head[8..])?;
         let number = |at: usize| {
