@@ -191,8 +191,8 @@ fn in_the_clear(config: &Config) -> Option<String> {
     let allowed = |host: &str| match config.get_ssl_mode() {
         SslMode::Disable => true,
         SslMode::Prefer => host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback()),
-        // It asks for more than there is.
-        _ => false,
+        // They ask for more than there is.
+        SslMode::Require | _ => false,
     };
     let names = config.get_hosts().iter().filter_map(|host| match host {
         Host::Tcp(name) => Some(name.clone()),
