@@ -1,23 +1,30 @@
 //! GPUs that are not there: the real executable on the agent's fake `libnvidia-ml.so.1`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Daemon, eventually, out};
 
-/// The library that the agent's own tests use; cargo builds it when it is not there yet.
+/// The library that the agent's own tests use. `cargo test --workspace` builds it with the tests; `cargo test -p
+/// gangsaw` alone does not, and what it built before may be older than its source.
 fn library() -> PathBuf {
     let exe = std::env::current_exe().unwrap();
     let target = exe.parent().and_then(|deps| deps.parent()).unwrap();
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--offline", "-p", "gangsaw-agent", "--example", "fake-nvml"]);
-    if target.file_name().is_some_and(|profile| profile == "release") {
-        cargo.arg("--release");
+    let path = target.join("examples").join("libfake_nvml.so");
+    let changed = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../agent/tests/fake-nvml");
+    let newest = std::fs::read_dir(source).unwrap().filter_map(|file| changed(&file.unwrap().path())).max();
+    if changed(&path) < newest {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args(["build", "--quiet", "--offline", "-p", "gangsaw-agent", "--example", "fake-nvml"]);
+        if target.file_name().is_some_and(|profile| profile == "release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.arg("--target-dir").arg(target.parent().unwrap()).status().unwrap().success());
     }
-    assert!(cargo.arg("--target-dir").arg(target.parent().unwrap()).status().unwrap().success());
-    target.join("examples").join("libfake_nvml.so")
+    path
 }
 
 /// A cluster whose one node has two GPUs, as far as its library says.
