@@ -16,6 +16,8 @@ pub(crate) mod contract;
 pub(crate) mod fail;
 mod frame;
 pub(crate) mod fsck;
+#[cfg(fuzzing)]
+pub mod fuzz;
 pub(crate) mod history;
 pub(crate) mod keeper;
 pub(crate) mod old;
@@ -71,8 +73,9 @@ impl SqliteStore {
         let database = Database::open(folder, fail)?;
         let mut loaded = Loaded { state: State::new(), last_wall_ms: 0 };
         let snapshot_seq = load_snapshot(&database.connection, &database.path, &mut loaded)?;
-        let last_seq = load_batches(&database, snapshot_seq, &mut loaded)?;
-        let keeper = Keeper::start(&database.path, folder.join("archive")).map_err(|error| match error {
+        let all = (snapshot_seq, u64::MAX);
+        let last_seq = load_batches(&database.connection, &database.path, all, &mut loaded)?;
+        let keeper = Keeper::start(&database, folder.join("archive")).map_err(|error| match error {
             keeper::KeeperError::Sqlite(source) => OpenError::Sqlite { path: database.path.clone(), source },
             keeper::KeeperError::Io(source) => OpenError::Io { path: folder.join("archive"), source },
         })?;
@@ -118,13 +121,17 @@ impl Store for SqliteStore {
         Ok(self.last_seq())
     }
 
-    /// Hands the snapshot to the keeper.
+    /// Asks the keeper to fold the log, which takes this thread no time. Where the log on disk is damaged, what is in
+    /// memory is the better copy, and is written instead.
     fn snapshot_if_due(&mut self, state: &State, wall_ms: u64) -> bool {
-        if self.since_snapshot < self.snapshot_every {
-            return false;
-        }
         let seq = self.last_seq();
-        let taken = self.keeper.snapshot(Snapshot { seq, parts: parts(state, wall_ms) });
+        let taken = if self.keeper.found_damage() {
+            self.keeper.write(Snapshot { seq, parts: parts(state, wall_ms) })
+        } else if self.since_snapshot >= self.snapshot_every {
+            self.keeper.fold(seq)
+        } else {
+            return false;
+        };
         if taken {
             self.since_snapshot = 0;
         }
@@ -138,6 +145,17 @@ impl Store for SqliteStore {
     fn history(&self) -> &dyn History {
         &self.database.connection
     }
+}
+
+/// Folds the log up to `seq`, as a start would, and encodes a snapshot of what comes out.
+fn folded(connection: &rusqlite::Connection, path: &Path, seq: u64) -> Result<Snapshot, OpenError> {
+    let mut loaded = Loaded { state: State::new(), last_wall_ms: 0 };
+    let snapshot_seq = load_snapshot(connection, path, &mut loaded)?;
+    let last = load_batches(connection, path, (snapshot_seq, seq), &mut loaded)?;
+    if last != seq {
+        return Err(OpenError::Damaged { path: path.to_owned(), place: format!("event {}: it is missing", last + 1) });
+    }
+    Ok(Snapshot { seq, parts: parts(&loaded.state, loaded.last_wall_ms) })
 }
 
 /// Encodes a snapshot. Its frames are numbered from 0 in each part, under the wall time of the last batch.
@@ -190,17 +208,23 @@ fn load_snapshot(connection: &rusqlite::Connection, path: &Path, loaded: &mut Lo
     Ok(seq.cast_unsigned())
 }
 
-fn load_batches(database: &Database, after: u64, loaded: &mut Loaded) -> Result<u64, OpenError> {
-    let sqlite = |source| sqlite::unreadable(&database.path, source);
-    let sql = "SELECT first_seq, last_seq, wall_ms, frames FROM batch WHERE first_seq > ?1 ORDER BY first_seq";
-    let mut statement = database.connection.prepare(sql).map_err(sqlite)?;
-    let mut rows = statement.query([after.cast_signed()]).map_err(sqlite)?;
-    let mut seq = after;
+/// Folds the batches that begin above the first of `bounds` and not above the second; returns the last sequence.
+fn load_batches(
+    connection: &rusqlite::Connection,
+    path: &Path,
+    bounds: (u64, u64),
+    loaded: &mut Loaded,
+) -> Result<u64, OpenError> {
+    let sqlite = |source| sqlite::unreadable(path, source);
+    let sql = "SELECT first_seq, last_seq, wall_ms, frames FROM batch WHERE first_seq > ?1 AND first_seq <= ?2
+               ORDER BY first_seq";
+    let mut statement = connection.prepare(sql).map_err(sqlite)?;
+    let upto = i64::try_from(bounds.1).unwrap_or(i64::MAX);
+    let mut rows = statement.query([bounds.0.cast_signed(), upto]).map_err(sqlite)?;
+    let mut seq = bounds.0;
     while let Some(row) = rows.next().map_err(sqlite)? {
-        let damaged = |seq: u64, why: &str| OpenError::Damaged {
-            path: database.path.clone(),
-            place: format!("event {seq}: {why}"),
-        };
+        let damaged =
+            |seq: u64, why: &str| OpenError::Damaged { path: path.to_owned(), place: format!("event {seq}: {why}") };
         let first: i64 = row.get(0).map_err(sqlite)?;
         let last: i64 = row.get(1).map_err(sqlite)?;
         let wall_ms = row.get::<_, i64>(2).map_err(sqlite)?.cast_unsigned();

@@ -1,8 +1,11 @@
 //! The store's housekeeping thread: checkpoints, snapshots, archives.
 //!
 //! It works through a connection of its own, in transactions of a few milliseconds, so that an append never waits for
-//! more than one of them. Nothing it does changes what the log says: it copies first, syncs, and deletes afterwards, and
+//! more than one of them: the two take turns. Nothing it does changes what the log says: it copies first, syncs, and deletes afterwards, and
 //! dying anywhere in between leaves a store that loads the same state.
+//!
+//! A snapshot is the fold of the last one and the events since, read from disk by the same code as a start: the engine
+//! goes on meanwhile, and what a start would stumble over is found while the state in memory can still replace it.
 //!
 //! Invariants:
 //! - A snapshot counts from the moment its sequence is in `meta`; all its parts are there before.
@@ -11,13 +14,16 @@
 //!   trusted with the next.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::SystemTime;
 
-use rusqlite::{Connection, params};
+use parking_lot::FairMutex;
+use rusqlite::{Connection, Params, params};
 
 use super::archive::{self, Archived};
-use super::sqlite;
+use super::sqlite::{self, Database, OpenError};
 
 /// Jobs that may wait for the keeper. Checkpoints are dropped when it is busy; a snapshot is asked for again.
 const INBOX: usize = 4;
@@ -36,7 +42,9 @@ pub(crate) struct Snapshot {
 
 enum Chore {
     Checkpoint,
-    Snapshot(Snapshot),
+    /// Make a snapshot of the log up to this event.
+    Fold(u64),
+    Write(Snapshot),
 }
 
 /// What went wrong in the keeper.
@@ -61,23 +69,26 @@ impl KeeperError {
 #[derive(Debug)]
 pub(crate) struct Keeper {
     inbox: Option<SyncSender<Chore>>,
+    damaged: Arc<AtomicBool>,
     failures: Receiver<KeeperError>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Keeper {
-    /// Starts the thread for the database at `path`; archives go to `folder`.
-    pub(crate) fn start(path: &Path, folder: PathBuf) -> Result<Keeper, KeeperError> {
-        let connection = sqlite::connect(path)?;
+    /// Starts the thread for a database; archives go to `folder`.
+    pub(crate) fn start(database: &Database, folder: PathBuf) -> Result<Keeper, KeeperError> {
+        let connection = sqlite::connect(&database.path)?;
         let (inbox, chores) = sync_channel(INBOX);
         let (failed, failures) = sync_channel(1);
-        let work = Work { connection, folder };
+        let damaged = Arc::new(AtomicBool::new(false));
+        let (path, turns) = (database.path.clone(), Arc::clone(&database.turns));
+        let work = Work { connection, turns, path, folder, damaged: Arc::clone(&damaged) };
         let thread = std::thread::Builder::new().name("store-keeper".to_owned()).spawn(move || {
             if let Err(error) = work.run(&chores) {
                 let _ = failed.try_send(error);
             }
         })?;
-        Ok(Keeper { inbox: Some(inbox), failures, thread: Some(thread) })
+        Ok(Keeper { inbox: Some(inbox), damaged, failures, thread: Some(thread) })
     }
 
     /// Moves the write-ahead log into the database soon, unless the keeper is busy.
@@ -87,9 +98,25 @@ impl Keeper {
         }
     }
 
-    /// Takes a snapshot over, or returns false if the keeper is busy.
-    pub(crate) fn snapshot(&self, snapshot: Snapshot) -> bool {
-        self.inbox.as_ref().is_some_and(|inbox| inbox.try_send(Chore::Snapshot(snapshot)).is_ok())
+    /// Makes a snapshot of the log up to `seq`, where a batch ends. False: the keeper is busy.
+    pub(crate) fn fold(&self, seq: u64) -> bool {
+        self.ask(Chore::Fold(seq))
+    }
+
+    /// Writes a snapshot of what is in memory. False: the keeper is busy.
+    pub(crate) fn write(&self, snapshot: Snapshot) -> bool {
+        let taken = self.ask(Chore::Write(snapshot));
+        self.damaged.fetch_and(!taken, Ordering::Relaxed);
+        taken
+    }
+
+    /// Says whether the log cannot be folded, and no snapshot was written since.
+    pub(crate) fn found_damage(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    fn ask(&self, chore: Chore) -> bool {
+        self.inbox.as_ref().is_some_and(|inbox| inbox.try_send(chore).is_ok())
     }
 
     /// Returns what ended the keeper, once.
@@ -109,7 +136,10 @@ impl Drop for Keeper {
 
 struct Work {
     connection: Connection,
+    turns: Arc<FairMutex<()>>,
+    path: PathBuf,
     folder: PathBuf,
+    damaged: Arc<AtomicBool>,
 }
 
 impl Work {
@@ -132,10 +162,8 @@ impl Work {
             let Ok(chore) = next else { break };
             match chore {
                 Chore::Checkpoint => tolerate_full(self.checkpoint("PASSIVE"))?,
-                Chore::Snapshot(snapshot) => {
-                    tolerate_full(self.write_snapshot(&snapshot).and_then(|()| self.archive()))?;
-                    tolerate_full(self.checkpoint("PASSIVE"))?;
-                }
+                Chore::Fold(seq) => tolerate_full(self.fold(seq))?,
+                Chore::Write(snapshot) => tolerate_full(self.finish(&snapshot))?,
             }
         }
         tolerate_full(self.checkpoint("TRUNCATE"))
@@ -147,9 +175,28 @@ impl Work {
         if mode == "PASSIVE" && frames > WAL_FRAMES_MAX {
             // Who appends all the time never lets a passive one reach the end, and the log would grow for ever. What is
             // left after one is little, so appends wait for milliseconds.
+            let _turn = self.turns.lock();
             self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
         }
         Ok(())
+    }
+
+    fn fold(&self, seq: u64) -> Result<(), KeeperError> {
+        match super::folded(&self.connection, &self.path, seq) {
+            Ok(snapshot) => self.finish(&snapshot),
+            Err(OpenError::Sqlite { source, .. }) => Err(source.into()),
+            Err(damage) => {
+                tracing::error!(%damage, "a snapshot is taken from memory: the log on disk cannot be folded");
+                self.damaged.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+        }
+    }
+
+    fn finish(&self, snapshot: &Snapshot) -> Result<(), KeeperError> {
+        self.write_snapshot(snapshot)?;
+        self.archive()?;
+        self.checkpoint("PASSIVE")
     }
 
     fn write_snapshot(&self, snapshot: &Snapshot) -> Result<(), KeeperError> {
@@ -161,14 +208,11 @@ impl Work {
         )?;
         let seq = snapshot.seq.cast_signed();
         for (part, (count, frames)) in snapshot.parts.iter().enumerate() {
-            self.connection.prepare_cached("INSERT INTO snapshot VALUES (?1, ?2, ?3, ?4)")?.execute(params![
-                seq,
-                i64::try_from(part).unwrap_or(i64::MAX),
-                count.cast_signed(),
-                frames
-            ])?;
+            let part = i64::try_from(part).unwrap_or(i64::MAX);
+            let row = params![seq, part, count.cast_signed(), frames];
+            self.write("INSERT INTO snapshot VALUES (?1, ?2, ?3, ?4)", row)?;
         }
-        self.connection.execute("INSERT OR REPLACE INTO meta VALUES ('snapshot_seq', ?1)", [seq])?;
+        self.write("INSERT OR REPLACE INTO meta VALUES ('snapshot_seq', ?1)", [seq])?;
         self.delete_slices(
             "DELETE FROM snapshot WHERE (seq, part) IN (SELECT seq, part FROM snapshot WHERE seq < ?1 LIMIT ?2)",
             seq,
@@ -236,8 +280,15 @@ impl Work {
     }
 
     fn delete_slices(&self, sql: &str, bound: i64) -> Result<(), KeeperError> {
-        while self.connection.prepare_cached(sql)?.execute([bound, DELETE_ROWS])? > 0 {}
+        while self.write(sql, [bound, DELETE_ROWS])? > 0 {}
         Ok(())
+    }
+
+    /// Makes one small change in its turn; returns how many rows it was.
+    fn write(&self, sql: &str, values: impl Params) -> Result<usize, KeeperError> {
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let _turn = self.turns.lock();
+        Ok(statement.execute(values)?)
     }
 }
 

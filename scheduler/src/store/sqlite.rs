@@ -1,7 +1,9 @@
 //! The database file: batches of events, the snapshot, and the rows that history queries read.
 //!
 //! One connection appends; the keeper has a second one that only copies, moves and deletes what is already old. Every
-//! append is one transaction and one fsync of the write-ahead log; moving the log into the database is the keeper's.
+//! append is one transaction and one fsync of the write-ahead log; moving the log into the database is the keeper's. The
+//! two take turns by a lock of their own: who waits for SQLite's sleeps between two looks, and a keeper with many small
+//! transactions would have the next one begun at every look.
 //!
 //! Invariants:
 //! - After an append failed for any reason but a full disk, this store never appends again: SQLite would let the next
@@ -13,8 +15,10 @@
 pub(crate) mod tables;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::FairMutex;
 use rusqlite::{Connection, OpenFlags, params};
 
 use super::contract::AppendError;
@@ -26,7 +30,7 @@ use tables::{PROJECTED, SCHEMA};
 
 /// Version of the tables in `tables`. A file with another one is refused.
 pub(crate) const FORMAT: i64 = 2;
-/// How long a transaction waits for the keeper's; each of the keeper's takes a few milliseconds.
+/// How long a transaction waits for another process's, such as a backup's.
 const BUSY_WAIT: Duration = Duration::from_secs(20);
 /// How long another scheduler's lock is waited for, and the pause between two looks: of one that was killed, threads may
 /// still be ending.
@@ -91,6 +95,8 @@ pub(crate) struct Batch<'a> {
 pub(crate) struct Database {
     pub(crate) connection: Connection,
     pub(crate) path: PathBuf,
+    /// Held over every write transaction; who waits for it is next.
+    pub(crate) turns: Arc<FairMutex<()>>,
     wal: PathBuf,
     appends: u64,
     fail: Option<FailAt>,
@@ -120,7 +126,8 @@ impl Database {
             return Err(OpenError::Damaged { path, place });
         }
         let connection = connect(&path).map_err(|source| unreadable(&path, source))?;
-        let database = Database { connection, path, wal, appends: 0, fail, latched: false, _lock: lock };
+        let turns = Arc::default();
+        let database = Database { connection, path, turns, wal, appends: 0, fail, latched: false, _lock: lock };
         database.check_format()?;
         Ok(database)
     }
@@ -169,6 +176,7 @@ impl Database {
     }
 
     fn transact(&mut self, batch: &Batch<'_>) -> rusqlite::Result<()> {
+        let _turn = self.turns.lock();
         let done = write(&self.connection, batch);
         if done.is_err() && !self.connection.is_autocommit() {
             // A failed roll-back leaves the transaction open, which `append` takes for a latch.

@@ -59,6 +59,31 @@ fn snapshots_and_archives_change_nothing_but_the_place() {
 }
 
 #[test]
+fn a_log_that_cannot_be_folded_gives_way_to_a_snapshot_of_what_is_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut both = Both::open(&dir.path(), 20);
+    (1..=9).for_each(|number| both.submit(number));
+    let other = sqlite::connect(&dir.path().join("gangsaw.db")).unwrap();
+    let spoilt =
+        "UPDATE batch SET frames = zeroblob(length(frames)) WHERE first_seq = (SELECT max(first_seq) FROM batch)";
+    other.execute(spoilt, []).unwrap();
+    let before = both.store.last_seq();
+    let mut number = 10;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    // The keeper looks when it is asked to, and the engine hears of it at a later append.
+    while sqlite::meta(&other, "snapshot_seq").unwrap().is_none_or(|seq| seq.cast_unsigned() <= before) {
+        assert!(std::time::Instant::now() < deadline, "no snapshot after {number} submits");
+        both.submit(number);
+        both.store.snapshot_if_due(&both.state, 1_000 + number);
+        number += 1;
+    }
+    assert_eq!(both.store.keeper_failure(), None);
+    drop((other, both.store));
+    let again = Both::open(&dir.path(), 20);
+    assert!(again.state.same_as(&both.state), "nothing is lost that was in memory");
+}
+
+#[test]
 fn a_forgotten_job_is_found_in_its_rows_with_its_tasks() {
     let dir = tempfile::tempdir().unwrap();
     suite::a_forgotten_job_is_found_in_its_rows_with_its_tasks(&dir.path());
