@@ -32,6 +32,10 @@ impl Default for Rates {
     }
 }
 
+/// A task that prints more than it may is kept in this many pieces a second, with a mark for what lies between them:
+/// otherwise each read from its pipe would leave a few bytes and a mark.
+const PIECES_PER_SECOND: u64 = 64;
+
 /// What one attempt has logged so far.
 #[derive(Debug)]
 pub(crate) struct Meter {
@@ -39,6 +43,8 @@ pub(crate) struct Meter {
     tokens: u64,
     refilled_us: u64,
     left: u64,
+    /// The allowance ran out, and has not grown to a readable piece since.
+    dry: bool,
     /// Discarded since the last record, for each stream.
     dropped: [u64; 2],
 }
@@ -46,7 +52,14 @@ pub(crate) struct Meter {
 impl Meter {
     /// A full second's allowance to begin with.
     pub(crate) fn new(rates: Rates, now_us: u64) -> Self {
-        Self { rates, tokens: rates.bytes_per_second, refilled_us: now_us, left: rates.attempt_bytes, dropped: [0; 2] }
+        Self {
+            rates,
+            tokens: rates.bytes_per_second,
+            refilled_us: now_us,
+            left: rates.attempt_bytes,
+            dry: false,
+            dropped: [0; 2],
+        }
     }
 
     /// How many of `length` bytes may be kept now.
@@ -57,8 +70,12 @@ impl Meter {
             self.tokens = (self.tokens + refill).min(self.rates.bytes_per_second);
             self.refilled_us = now_us;
         }
+        if self.dry && self.tokens < (self.rates.bytes_per_second / PIECES_PER_SECOND).max(1) {
+            return 0;
+        }
         let room = self.tokens.min(self.left.saturating_sub(RECORD as u64));
         let admitted = usize::try_from(room).unwrap_or(usize::MAX).min(length);
+        self.dry = admitted < length;
         self.tokens -= admitted as u64;
         if admitted > 0 {
             self.left -= (admitted + RECORD) as u64;
