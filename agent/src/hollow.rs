@@ -20,7 +20,7 @@ use gangsaw_core::agent::{Agent, Effect, Input, Order, Spooled};
 use gangsaw_core::id::LeaseId;
 use gangsaw_core::input::Fact;
 use gangsaw_core::time::{Millis, Time};
-use gangsaw_proto::node::v1::{AttachRequest, AttachResponse, Grant, Heartbeat, Hello, Inventory, Report};
+use gangsaw_proto::node::v1::{AttachRequest, AttachResponse, GpuDevice, Grant, Heartbeat, Hello, Inventory, Report};
 use gangsaw_proto::node::v1::{attach_request, attach_response};
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant};
@@ -73,6 +73,8 @@ pub struct Hollow {
     pub milli_cpus: u64,
     /// And in bytes.
     pub memory_bytes: u64,
+    /// And GPUs, whole ones.
+    pub gpus: u32,
     /// What its tasks do.
     pub tasks: Tasks,
     /// Where it counts.
@@ -262,6 +264,7 @@ impl Node {
         Inventory {
             milli_cpus: self.hollow.milli_cpus,
             memory_bytes: self.hollow.memory_bytes,
+            devices: (0..self.hollow.gpus).map(|number| gpu(&self.hollow.name, number)).collect(),
             address: "127.0.0.1".to_owned(),
             ..Inventory::default()
         }
@@ -275,6 +278,17 @@ impl Node {
             self.detached();
             let _ = self.machine.step(now(), Input::Disconnected);
         }
+    }
+}
+
+/// One of the GPUs that the node `name` imagines.
+fn gpu(name: &str, number: u32) -> GpuDevice {
+    GpuDevice {
+        uuid: format!("GPU-{name}-{number}"),
+        model: "imagined".to_owned(),
+        memory_bytes: 80 << 30,
+        pci_bus_id: format!("00000000:{number:02X}:00.0"),
+        ..GpuDevice::default()
     }
 }
 

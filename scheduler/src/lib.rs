@@ -34,6 +34,8 @@ pub use store::backup::{Backed, BackupError, backup};
 pub use store::contract::AppendError;
 pub use store::fail::{FailAt, FailMoment};
 pub use store::fsck::{Fault, Report, Told, fsck};
+#[cfg(fuzzing)]
+pub use store::fuzz;
 pub use store::postgres::PgOpenError;
 pub use store::postgres::read::read_log_postgres;
 pub use store::read_log;

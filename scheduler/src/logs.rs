@@ -1,8 +1,10 @@
 //! What tasks print: asked from the nodes that have it, and from the copies the scheduler keeps.
 //!
 //! Each agent holds one log stream open. A query goes out on it, and what comes back is routed by the query's number to
-//! whoever asked, through a bounded queue. A queue that is full loses its query, never delays the stream that other
-//! readers share; its reader asks again and skips what it has.
+//! whoever asked, through a bounded queue. A node sends as many pieces of a query as its reader has room for, so a slow
+//! reader holds up its own query alone. A queue that is full all the same (its nodes became many, or one sends more than
+//! it may) loses its query, never delays the stream that other readers share; its reader asks again and skips what it
+//! has.
 //!
 //! Invariants:
 //! - Nothing here passes through the event log.
@@ -11,6 +13,7 @@
 //! Elsewhere: `read` answers ReadLogs, `copies` keeps finished output, the agent's side is in its own crate.
 
 pub(crate) mod copies;
+mod nodes;
 mod plan;
 mod read;
 
@@ -35,8 +38,10 @@ pub(crate) use read::ReadStream;
 
 /// Queries and their ends that may wait for one agent.
 const QUERIES_QUEUE: usize = 1_024;
-/// Pieces of at most 64 KiB that may wait for one reader.
+/// Pieces of at most 64 KiB that may wait for one reader; more only where more nodes than that are asked at once.
 const PIECES_QUEUE: usize = 128;
+/// Fewer nodes share them as if they were so many: a job that is followed may spread.
+const NODES_LEAST: usize = 8;
 
 /// Something a query yields.
 #[derive(Debug)]
@@ -58,12 +63,30 @@ pub(crate) struct Inbox {
     out: mpsc::Sender<Piece>,
     pub(crate) pieces: mpsc::Receiver<Piece>,
     pub(crate) lost: Arc<Lost>,
+    window: u32,
 }
 
 impl Inbox {
-    pub(crate) fn new() -> Inbox {
-        let (out, pieces) = mpsc::channel(PIECES_QUEUE);
-        Inbox { out, pieces, lost: Arc::default() }
+    /// For queries to so many nodes.
+    pub(crate) fn new(nodes: usize) -> Inbox {
+        let nodes = nodes.max(NODES_LEAST);
+        let window = (PIECES_QUEUE / nodes).max(1);
+        // Each query has its window and its end.
+        let (out, pieces) = mpsc::channel((window + 1) * nodes);
+        Inbox { out, pieces, lost: Arc::default(), window: u32::try_from(window).unwrap_or(1) }
+    }
+}
+
+/// How much of its window a query has used.
+#[derive(Debug)]
+pub(crate) struct Window {
+    size: u32,
+    used: u32,
+}
+
+impl Window {
+    pub(crate) fn of(inbox: &Inbox) -> Window {
+        Window { size: inbox.window, used: 0 }
     }
 }
 
@@ -202,7 +225,25 @@ impl Logs {
         }
         if let Some(asked) = board.asked.remove(&query).filter(|_| !taken) {
             asked.lost.add(query);
-            send(&board, &asked.node, ServeLogsResponse { query_id: query, cancel: true, ..Default::default() });
+            send(&board, &asked.node, ServeLogsResponse { query_id: query, abandon: true, ..Default::default() });
+        }
+    }
+
+    /// Notes that a reader has taken a piece, and lets the node send more when half the window is free. A query whose
+    /// node cannot be told is lost.
+    pub(crate) fn taken(&self, query: u64, window: &mut Window) {
+        window.used += 1;
+        if window.used < window.size.div_ceil(2) {
+            return;
+        }
+        let pieces = std::mem::take(&mut window.used);
+        let mut board = locked(&self.board);
+        let Some(asked) = board.asked.get(&query) else { return };
+        let more = ServeLogsResponse { query_id: query, pieces: Some(pieces), ..Default::default() };
+        if !send(&board, &asked.node, more)
+            && let Some(asked) = board.asked.remove(&query)
+        {
+            asked.lost.add(query);
         }
     }
 
@@ -226,7 +267,7 @@ impl Logs {
     pub(crate) fn query(&self, node: &str, inbox: &Inbox, query: ServeLogsResponse) -> Option<u64> {
         let number = self.number();
         let mut board = locked(&self.board);
-        if !send(&board, node, ServeLogsResponse { query_id: number, ..query }) {
+        if !send(&board, node, ServeLogsResponse { query_id: number, pieces: Some(inbox.window), ..query }) {
             return None;
         }
         let asked = Asked { node: node.to_owned(), out: inbox.out.clone(), lost: Arc::clone(&inbox.lost) };
@@ -244,7 +285,7 @@ impl Logs {
     pub(crate) fn forget(&self, query: u64) {
         let mut board = locked(&self.board);
         if let Some(asked) = board.asked.remove(&query) {
-            send(&board, &asked.node, ServeLogsResponse { query_id: query, cancel: true, ..Default::default() });
+            send(&board, &asked.node, ServeLogsResponse { query_id: query, abandon: true, ..Default::default() });
         }
     }
 

@@ -6,15 +6,16 @@
 //! Invariants:
 //! - Every question is answered by data in the order it was written and then one `end`.
 //! - `cancel` sends what is there already before the `end`: what a task printed before its end is not lost.
-//! - A slow scheduler slows the reading threads, never the tasks.
+//! - A slow scheduler slows the reading threads, never the tasks; a slow reader slows the thread that answers it alone,
+//!   for a question is answered in as many pieces as the scheduler has allowed.
 //!
 //! Elsewhere: the files are the supervisor's (`supervisor::logs`).
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use gangsaw_proto::node::v1::node_service_client::NodeServiceClient;
@@ -100,37 +101,73 @@ async fn serve_once(state: &Path, node_name: &str, line: Line) -> Result<(), Sta
     Ok(())
 }
 
-/// Tells a thread that waits for bytes that nobody waits for more.
-struct Cancel {
-    flag: AtomicBool,
-    /// Readable once it was cancelled.
+/// What the scheduler has said of a question since it asked.
+struct Standing {
+    cancelled: AtomicBool,
+    /// Readable once it was cancelled or abandoned.
     wake: OwnedFd,
+    allowed: Mutex<Allowed>,
+    more: Condvar,
 }
 
-impl Cancel {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { flag: AtomicBool::new(false), wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? })
+/// What may still be sent.
+struct Allowed {
+    /// Absent: as many as there are.
+    pieces: Option<u64>,
+    abandoned: bool,
+}
+
+impl Standing {
+    fn new(pieces: Option<u32>) -> std::io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let allowed = Mutex::new(Allowed { pieces: pieces.map(u64::from), abandoned: false });
+        Ok(Self { cancelled: AtomicBool::new(false), wake, allowed, more: Condvar::new() })
     }
 
+    /// Ends it once what is there already was sent.
     fn cancel(&self) {
-        self.flag.store(true, Ordering::Relaxed);
+        self.cancelled.store(true, Ordering::Relaxed);
         // It can only fail when it is readable already.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
+
+    /// Ends it at once.
+    fn abandon(&self) {
+        self.change(|allowed| allowed.abandoned = true);
+        self.cancel();
+    }
+
+    fn allow(&self, pieces: u32) {
+        self.change(|allowed| allowed.pieces = allowed.pieces.map(|before| before + u64::from(pieces)));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Allowed)) {
+        change(&mut self.allowed.lock().unwrap_or_else(PoisonError::into_inner));
+        self.more.notify_all();
+    }
+
+    /// Waits until one more piece may be sent. False: none is wanted any more.
+    fn may_send(&self) -> bool {
+        let allowed = self.allowed.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = |allowed: &mut Allowed| !allowed.abandoned && allowed.pieces == Some(0);
+        let mut allowed = self.more.wait_while(allowed, waits).unwrap_or_else(PoisonError::into_inner);
+        allowed.pieces = allowed.pieces.map(|pieces| pieces.saturating_sub(1));
+        !allowed.abandoned
+    }
 }
 
-/// The questions of one stream that are being answered. Dropping it cancels them.
+/// The questions of one stream that are being answered. Dropping it abandons them.
 struct Answering {
     state: PathBuf,
     pieces: mpsc::Sender<ServeLogsRequest>,
-    running: BTreeMap<u64, Arc<Cancel>>,
+    running: BTreeMap<u64, Arc<Standing>>,
     threads: JoinSet<()>,
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        for cancelled in self.running.values() {
-            cancelled.cancel();
+        for standing in self.running.values() {
+            standing.abandon();
         }
     }
 }
@@ -143,12 +180,20 @@ impl Answering {
             return;
         }
         while self.threads.try_join_next().is_some() {}
-        // A thread that has answered holds its flag no more.
-        self.running.retain(|_, cancelled| Arc::strong_count(cancelled) > 1);
-        if question.cancel {
-            if let Some(cancelled) = self.running.get(&question.query_id) {
-                cancelled.cancel();
+        // A thread that has answered holds its standing no more.
+        self.running.retain(|_, standing| Arc::strong_count(standing) > 1);
+        if let Some(standing) = self.running.get(&question.query_id) {
+            standing.allow(question.pieces.unwrap_or(0));
+            if question.cancel {
+                standing.cancel();
             }
+            if question.abandon {
+                standing.abandon();
+            }
+            return;
+        }
+        if question.job_id == 0 || question.cancel || question.abandon {
+            // It was about a question that is answered already.
             return;
         }
         let pieces = self.pieces.clone();
@@ -158,20 +203,20 @@ impl Answering {
             self.threads.spawn(async move { drop(pieces.send(refusal).await) });
             return;
         }
-        let cancelled = match Cancel::new() {
-            Ok(cancelled) => Arc::new(cancelled),
+        let standing = match Standing::new(question.pieces) {
+            Ok(standing) => Arc::new(standing),
             Err(error) => {
                 let refusal = end(id, &error.to_string());
                 self.threads.spawn(async move { drop(pieces.send(refusal).await) });
                 return;
             }
         };
-        self.running.insert(id, Arc::clone(&cancelled));
+        self.running.insert(id, Arc::clone(&standing));
         let state = self.state.clone();
         self.threads.spawn_blocking(move || {
             // Closing what a reader watches takes the kernel milliseconds: the end is said first.
             let mut reader = None;
-            let error = answer(&state, &question, &pieces, &cancelled, &mut reader).err();
+            let error = answer(&state, &question, &pieces, &standing, &mut reader).err();
             // Nobody to tell means that the stream is gone.
             let _ = pieces.blocking_send(end(id, &error.map(|error| error.to_string()).unwrap_or_default()));
         });
@@ -182,12 +227,12 @@ fn end(query_id: u64, error: &str) -> ServeLogsRequest {
     ServeLogsRequest { query_id, end: true, error: error.to_owned(), ..ServeLogsRequest::default() }
 }
 
-/// Reads until there is no more, or until a follower is cancelled.
+/// Reads until there is no more, or until a follower is cancelled, or nobody waits for it.
 fn answer(
     state: &Path,
     question: &ServeLogsResponse,
     pieces: &mpsc::Sender<ServeLogsRequest>,
-    cancelled: &Cancel,
+    standing: &Standing,
     kept: &mut Option<LogReader>,
 ) -> std::io::Result<()> {
     let reader = kept.insert(LogReader::open(
@@ -209,16 +254,16 @@ fn answer(
     )?);
     loop {
         // Looked at before reading: what was written before the cancel is read after it.
-        let last_round = !question.follow || cancelled.flag.load(Ordering::Relaxed);
+        let last_round = !question.follow || standing.cancelled.load(Ordering::Relaxed);
         while let Some(chunk) = reader.next()? {
-            if pieces.blocking_send(piece(question.query_id, chunk)).is_err() {
+            if !standing.may_send() || pieces.blocking_send(piece(question.query_id, chunk)).is_err() {
                 return Ok(());
             }
         }
         if last_round || pieces.is_closed() {
             return Ok(());
         }
-        reader.wait_or(LOOK_EVERY, Some(cancelled.wake.as_fd()))?;
+        reader.wait_or(LOOK_EVERY, Some(standing.wake.as_fd()))?;
     }
 }
 

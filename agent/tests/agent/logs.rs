@@ -11,6 +11,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("follower_gets_lines_as_they_come_and_the_rest_when_cancelled", follower_gets_lines_as_they_come),
     ("last_lines_and_one_stream_are_answered_alone", last_lines_and_one_stream),
     ("copied_logs_are_dropped", copied_logs_are_dropped),
+    ("question_is_answered_in_as_many_pieces_as_are_allowed", answered_in_as_many_pieces_as_allowed),
     ("reader_that_stops_reading_stops_neither_heartbeats_nor_tasks", reader_that_stops_reading_stops_nothing),
 ];
 
@@ -99,6 +100,32 @@ fn copied_logs_are_dropped() {
         node.scheduler.ask(ServeLogsResponse { attempt: ALL, ..question(id, 1) });
         answer(&node, id).0.is_empty()
     });
+}
+
+fn answered_in_as_many_pieces_as_allowed() {
+    let (node, _) = Node::start(&[]);
+    // 1 MiB: 16 pieces, or more.
+    node.grant(1, "head -c 1048576 /dev/zero; exit 1");
+    node.ended(1);
+    let more = |id, pieces| ServeLogsResponse { query_id: id, pieces: Some(pieces), ..ServeLogsResponse::default() };
+    node.scheduler.ask(ServeLogsResponse { pieces: Some(2), ..question(5, 1) });
+    let mut bytes = node.scheduler.piece(5).data.len() + node.scheduler.piece(5).data.len();
+    // Whatever else the first had to say would have come before the end of the second and the third.
+    for id in [6, 7] {
+        node.scheduler.ask(question(id, 1));
+        assert_eq!(answer(&node, id).0.len(), 1 << 20, "one who may not send holds up nobody else");
+    }
+    assert!(!node.scheduler.has_piece(5), "a third piece, and two were allowed");
+    node.scheduler.ask(more(5, 1));
+    bytes += node.scheduler.piece(5).data.len();
+    assert!(bytes < 1 << 20, "{bytes} bytes in three pieces");
+    node.scheduler.ask(more(5, 1000));
+    bytes += answer(&node, 5).0.len();
+    assert_eq!(bytes, 1 << 20, "each byte once");
+    node.scheduler.ask(ServeLogsResponse { pieces: Some(1), follow: true, ..question(8, 1) });
+    node.scheduler.piece(8);
+    node.scheduler.ask(ServeLogsResponse { query_id: 8, abandon: true, ..ServeLogsResponse::default() });
+    assert!(node.scheduler.piece(8).end, "nobody waits, so nothing more is read");
 }
 
 /// More than any window or socket on the way holds.

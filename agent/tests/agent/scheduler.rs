@@ -288,6 +288,11 @@ impl Scheduler {
         }
     }
 
+    /// Says whether a piece of a log query has come that nobody took.
+    pub(crate) fn has_piece(&self, query: u64) -> bool {
+        self.pieces.borrow().iter().any(|piece| piece.query_id == query)
+    }
+
     /// Forgets what came until now.
     pub(crate) fn forget(&self) {
         self.facts.borrow_mut().clear();

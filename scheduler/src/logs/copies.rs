@@ -18,7 +18,7 @@ use gangsaw_proto::node::v1::ServeLogsResponse;
 use prost::Message;
 use tokio_util::sync::CancellationToken;
 
-use super::{Inbox, Logs, What};
+use super::{Inbox, Logs, What, Window};
 use crate::clock::{boot_ns, wall_ms};
 
 /// Every attempt on the node, in a query's `attempt`.
@@ -96,7 +96,7 @@ impl Logs {
 
     async fn copy(&self, job: JobId, node: &str, elements: &RangeSet) -> io::Result<()> {
         let (Some(first), Some(last)) = (elements.first(), elements.last()) else { return Ok(()) };
-        let mut inbox = Inbox::new();
+        let mut inbox = Inbox::new(1);
         let query = ServeLogsResponse {
             job_id: job.0,
             first_index: first,
@@ -107,7 +107,8 @@ impl Logs {
         let Some(query) = self.query(node, &inbox, query) else {
             return Err(io::Error::new(io::ErrorKind::NotConnected, "the node has no log stream"));
         };
-        let received = tokio::time::timeout(ANSWER_WAIT, self.receive(job, node, elements, &mut inbox)).await;
+        let received = self.receive(job, node, elements, (query, &mut inbox));
+        let received = tokio::time::timeout(ANSWER_WAIT, received).await;
         self.forget(query);
         received.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
         for range in elements.iter() {
@@ -117,8 +118,15 @@ impl Logs {
     }
 
     /// Writes what a query yields into a copy, if it yields anything.
-    async fn receive(&self, job: JobId, node: &str, elements: &RangeSet, inbox: &mut Inbox) -> io::Result<()> {
+    async fn receive(
+        &self,
+        job: JobId,
+        node: &str,
+        elements: &RangeSet,
+        (query, inbox): (u64, &mut Inbox),
+    ) -> io::Result<()> {
         let mut writer: Option<Writer> = None;
+        let mut window = Window::of(inbox);
         loop {
             let piece = tokio::select! {
                 biased;
@@ -139,6 +147,7 @@ impl Logs {
                 Some(What::End(error)) => return Err(io::Error::other(error)),
                 None => return Err(io::ErrorKind::ConnectionReset.into()),
             }
+            self.taken(query, &mut window);
         }
         match writer {
             // Syncing may take a while; the runtime's workers have others to serve.

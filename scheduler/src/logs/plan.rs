@@ -31,6 +31,14 @@ pub(super) struct Plan {
     pub(super) ended: bool,
 }
 
+impl Plan {
+    /// Returns how many nodes hold something of it.
+    pub(super) fn nodes(&self) -> usize {
+        let names: std::collections::BTreeSet<&str> = self.runs.iter().map(|run| run.node.as_str()).collect();
+        names.iter().filter(|name| !name.is_empty()).count()
+    }
+}
+
 impl Logs {
     /// Asks the engine where the selected tasks are, a page at a time.
     pub(super) async fn plan(&self, job: JobId, elements: Option<&RangeSet>) -> Result<Plan, Refusal> {

@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use gangsaw_core::id::{Index, JobId};
+use gangsaw_core::id::JobId;
 use gangsaw_core::ranges::RangeSet;
 use gangsaw_proto::jobs::v1 as wire;
 use gangsaw_proto::log::v1::LogChunk;
-use gangsaw_proto::node::v1::ServeLogsResponse;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::copies::{self, Key, key};
+use super::nodes::{Nodes, Open};
 use super::plan::{Plan, Run};
-use super::{Inbox, Logs, Reading, What};
+use super::{Logs, Piece, Reading, What};
 use crate::engine::Seen;
 use crate::rpc::ask;
 use crate::rpc::caller::Person;
@@ -42,11 +42,11 @@ const TAIL_BYTES_MAX: usize = 8 << 20;
 const GRAIN_MS: u64 = 100;
 
 /// What a reader asked for.
-struct Wanted {
-    job: JobId,
+pub(super) struct Wanted {
+    pub(super) job: JobId,
     elements: Option<RangeSet>,
-    request: wire::ReadLogsRequest,
-    since_ms: u64,
+    pub(super) request: wire::ReadLogsRequest,
+    pub(super) since_ms: u64,
 }
 
 impl Wanted {
@@ -129,13 +129,6 @@ struct Reader {
     _reading: Reading,
 }
 
-/// A query that was not answered yet.
-struct Open {
-    node: String,
-    /// Bytes it yielded of each stream: a repeated one yields again what was given before.
-    seen: BTreeMap<Key, u64>,
-}
-
 impl Reader {
     async fn run(mut self) {
         let ended = match self.read().await {
@@ -163,70 +156,83 @@ impl Reader {
             return Ok(Some(refusal));
         }
         let copied: BTreeSet<Key> = self.given.keys().copied().collect();
-        let follow = self.wanted.request.follow && !plan.ended;
-        let mut inbox = Inbox::new();
-        let mut open: BTreeMap<u64, Open> = BTreeMap::new();
-        let mut asked: BTreeSet<String> = BTreeSet::new();
-        let mut away = self.ask_nodes(&plan, &inbox, (&mut open, &mut asked), follow);
-        let mut finishing = !follow;
-        let mut deadline = tokio::time::Instant::now() + LAST_WAIT;
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        while !(finishing && open.is_empty()) {
-            tokio::select! {
-                biased;
-                Some(piece) = inbox.pieces.recv() => {
-                    deadline = tokio::time::Instant::now() + LAST_WAIT;
-                    match piece.what {
-                        What::End(error) => {
-                            let node = open.remove(&piece.query).map(|open| open.node).unwrap_or_default();
-                            if !error.is_empty() {
-                                self.failed.push(format!("{node}: {error}"));
-                            }
-                        }
-                        What::Data(chunk) => self.data(chunk, &plan, &copied, open.get_mut(&piece.query)).await?,
-                    }
-                }
-                () = inbox.lost.changed.notified() => {
-                    for query in inbox.lost.take() {
-                        if let Some(lost) = open.remove(&query) { asked.remove(&lost.node); }
-                    }
-                    away = self.ask_nodes(&plan, &inbox, (&mut open, &mut asked), follow);
-                }
-                () = self.out.closed() => { self.forget(&open); return Err(HungUp); }
-                () = tokio::time::sleep_until(deadline), if finishing => {
-                    self.forget(&open);
-                    return Ok(Some(unreachable(&open.values().map(|open| open.node.clone()).collect::<Vec<_>>())));
-                }
-                over = news(&mut self.pictures), if !finishing => {
-                    if over || asked.is_empty() { look.reset_immediately(); }
-                }
-                _ = look.tick(), if !finishing => {
-                    match self.logs.plan(self.wanted.job, self.wanted.elements.as_ref()).await {
-                        Ok(newer) => plan = newer,
-                        Err(refusal) => return Ok(Some(refusal)),
-                    }
-                    away = self.ask_nodes(&plan, &inbox, (&mut open, &mut asked), true);
-                    if plan.ended {
-                        finishing = true;
-                        deadline = tokio::time::Instant::now() + LAST_WAIT;
-                        for (query, each) in &open {
-                            self.logs.finish(&each.node, *query);
-                        }
-                    }
-                }
-            }
+        let mut nodes = Nodes::new(&self.logs, &plan, self.wanted.request.follow && !plan.ended);
+        nodes.ask(&plan, &self.wanted);
+        if let Some(refusal) = self.read_nodes(&mut nodes, &mut plan, &copied).await? {
+            return Ok(Some(refusal));
         }
         if !self.failed.is_empty() {
             let message = format!("not all logs could be read: {}", self.failed.join("; "));
             return Ok(Some(Refusal::new(Code::Unavailable, "logs-unreadable", message, "try again")));
         }
-        away.retain(|node| !self.has_given(&plan, node));
+        let away: Vec<_> = nodes.away.iter().filter(|node| !self.has_given(&plan, node)).cloned().collect();
         Ok((!away.is_empty()).then(|| unreachable(&away)))
     }
 
-    fn forget(&self, open: &BTreeMap<u64, Open>) {
-        for query in open.keys() {
-            self.logs.forget(*query);
+    /// Gives what the nodes send until each has answered, and with `follow` until the job ended too.
+    async fn read_nodes(
+        &mut self,
+        nodes: &mut Nodes,
+        plan: &mut Plan,
+        copied: &BTreeSet<Key>,
+    ) -> Result<Option<Refusal>, HungUp> {
+        let mut deadline = tokio::time::Instant::now() + LAST_WAIT;
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        while nodes.follow || !nodes.open.is_empty() {
+            tokio::select! {
+                biased;
+                Some(piece) = nodes.inbox.pieces.recv() => {
+                    self.piece(piece, nodes, plan, copied).await?;
+                    // Not before: the person may have taken long over it.
+                    deadline = tokio::time::Instant::now() + LAST_WAIT;
+                }
+                () = nodes.inbox.lost.changed.notified() => {
+                    nodes.drop_lost();
+                    nodes.ask(plan, &self.wanted);
+                }
+                () = self.out.closed() => return Err(HungUp),
+                () = tokio::time::sleep_until(deadline), if !nodes.follow => {
+                    return Ok(Some(unreachable(&nodes.open.values().map(|open| open.node.clone()).collect::<Vec<_>>())));
+                }
+                over = news(&mut self.pictures), if nodes.follow => {
+                    if over || nodes.asked.is_empty() { look.reset_immediately(); }
+                }
+                _ = look.tick(), if nodes.follow => {
+                    match self.logs.plan(self.wanted.job, self.wanted.elements.as_ref()).await {
+                        Ok(newer) => *plan = newer,
+                        Err(refusal) => return Ok(Some(refusal)),
+                    }
+                    nodes.ask(plan, &self.wanted);
+                    if plan.ended {
+                        nodes.finish();
+                        deadline = tokio::time::Instant::now() + LAST_WAIT;
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn piece(
+        &mut self,
+        piece: Piece,
+        nodes: &mut Nodes,
+        plan: &Plan,
+        copied: &BTreeSet<Key>,
+    ) -> Result<(), HungUp> {
+        match piece.what {
+            What::End(error) => {
+                let node = nodes.open.remove(&piece.query).map(|open| open.node).unwrap_or_default();
+                if !error.is_empty() {
+                    self.failed.push(format!("{node}: {error}"));
+                }
+                Ok(())
+            }
+            What::Data(chunk) => {
+                self.data(chunk, plan, copied, nodes.open.get_mut(&piece.query)).await?;
+                nodes.taken(piece.query);
+                Ok(())
+            }
         }
     }
 
@@ -236,50 +242,6 @@ impl Reader {
             plan.runs.iter().any(|run| run.node == node && run.rank == *rank && (run.first..=run.last).contains(index))
         };
         self.given.keys().any(of_node)
-    }
-
-    /// Asks every node of the plan that was not asked yet; returns the nodes that cannot be asked.
-    fn ask_nodes(
-        &self,
-        plan: &Plan,
-        inbox: &Inbox,
-        (open, asked): (&mut BTreeMap<u64, Open>, &mut BTreeSet<String>),
-        follow: bool,
-    ) -> Vec<String> {
-        let mut ranges: BTreeMap<&str, (Index, Index)> = BTreeMap::new();
-        for run in plan.runs.iter().filter(|run| !run.node.is_empty()) {
-            let range = ranges.entry(&run.node).or_insert((run.first, run.last));
-            *range = (range.0.min(run.first), range.1.max(run.last));
-        }
-        let request = &self.wanted.request;
-        let mut away = Vec::new();
-        for (node, (first, last)) in ranges {
-            if asked.contains(node) {
-                continue;
-            }
-            // Elements that start later on this node belong to the same query.
-            let (first_index, last_index) = if follow { (0, u32::MAX) } else { (first, last) };
-            let query = ServeLogsResponse {
-                job_id: self.wanted.job.0,
-                first_index,
-                last_index,
-                rank: request.rank,
-                attempt: request.attempt,
-                stream: u32::try_from(request.stream).unwrap_or(0),
-                follow,
-                tail_lines: request.tail_lines,
-                since_wall_ms: self.wanted.since_ms,
-                ..Default::default()
-            };
-            match self.logs.query(node, inbox, query) {
-                Some(number) => {
-                    open.insert(number, Open { node: node.to_owned(), seen: BTreeMap::new() });
-                    asked.insert(node.to_owned());
-                }
-                None => away.push(node.to_owned()),
-            }
-        }
-        away
     }
 
     /// Gives on what a node sent, but what was given before.
