@@ -14,6 +14,7 @@ mod floor;
 mod kills;
 mod latency;
 mod load;
+mod mixed;
 mod place;
 mod postgres;
 mod process;
@@ -65,6 +66,18 @@ enum What {
         shape: swarm::Shape,
         #[arg(long, default_value_t = 1_000_000)]
         elements: u32,
+    },
+    /// Single jobs of 64 shapes on nodes with GPUs: decisions on the whole path, and how long a submit waits meanwhile.
+    Mixed {
+        /// 32 nodes with 64 cores and 8 GPUs are what peers were measured on.
+        #[command(flatten)]
+        shape: swarm::Shape,
+        /// Jobs queued at a time.
+        #[arg(long, default_value_t = 2_000)]
+        jobs: u64,
+        /// How many such queues, each when the one before has ended.
+        #[arg(long, default_value_t = 10)]
+        rounds: u64,
     },
     /// What the door takes: submits wide, in batches, at a pace, and by command.
     Submits {
@@ -143,6 +156,7 @@ fn main() -> anyhow::Result<()> {
         What::Array { elements } => runtime.block_on(array::run(&gangsaw, elements)),
         What::Queued { elements } => runtime.block_on(array::queued(&gangsaw, elements)),
         What::Swarm { shape, elements } => runtime.block_on(swarm::array(&gangsaw, &shape, elements)),
+        What::Mixed { shape, jobs, rounds } => runtime.block_on(mixed::run(&gangsaw, &shape, jobs, rounds)),
         What::Submits { calls, commands } => runtime.block_on(submits::run(&gangsaw, calls, commands)),
         What::Jobs { jobs, idle_s } => runtime.block_on(restart::jobs(&gangsaw, jobs, Duration::from_secs(idle_s))),
         What::Events { shape, events, jobs } => runtime.block_on(restart::events(&gangsaw, &shape, events, jobs)),

@@ -16,7 +16,7 @@ use crate::process::{children_cpu, cpu};
 /// The width at which peers were measured.
 pub(crate) const WIDE: Width = Width { connections: 8, in_flight: 32 };
 /// Jobs of one batch.
-const BATCH_JOBS: usize = 1_000;
+pub(crate) const BATCH_JOBS: usize = 1_000;
 /// Elements of each of a batch's jobs.
 const BATCH_ELEMENTS: u32 = 10;
 /// The pace at which waiting is measured, and for how long.

@@ -32,10 +32,13 @@ pub(crate) struct Shape {
     pub(crate) agents: u32,
     /// Cores of each.
     #[arg(long, default_value_t = 2)]
-    cpus: u32,
+    pub(crate) cpus: u32,
+    /// GPUs of each, imagined as the tasks are.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) gpus: u32,
     /// How long an imagined task runs, in µs.
     #[arg(long, default_value_t = 1_000)]
-    task_us: u64,
+    pub(crate) task_us: u64,
     /// Share of tasks that end with exit code 1.
     #[arg(long, default_value_t = 0.0)]
     fail: f64,
@@ -68,6 +71,7 @@ impl Swarm {
                 token: Some(cluster.token().to_owned()),
                 milli_cpus: u64::from(shape.cpus) * 1_000,
                 memory_bytes: NODE_MEMORY,
+                gpus: shape.gpus,
                 tasks: Tasks {
                     run: Duration::from_micros(shape.task_us),
                     failed_per_million: (shape.fail.clamp(0.0, 1.0) * 1e6).round() as u32,
