@@ -33,6 +33,7 @@ use tracing::{debug, info, warn};
 
 use crate::adopt::Reached;
 use crate::convert;
+use crate::disk::Disk;
 use crate::inventory::host::boottime_ms;
 use crate::inventory::offer::Offer;
 use crate::inventory::watch::{GpuView, Held};
@@ -68,6 +69,7 @@ pub(crate) struct Parts {
     pub(crate) version: String,
     pub(crate) starts: u64,
     pub(crate) journal: Journal,
+    pub(crate) disk: Disk,
     pub(crate) launcher: Launcher,
     pub(crate) progress: Progress,
     pub(crate) offer: Offer,
@@ -162,8 +164,26 @@ impl Driver {
                 self.parts.offer.gpu = self.parts.gpus.borrow_and_update().clone();
                 self.send_news();
             }
+            Ok(()) = self.parts.disk.fault.changed() => self.on_disk(),
             () = at(look_again) => self.send_news(),
         }
+    }
+
+    /// The disk failed, or is well again: the scheduler hears of it, and what could not be written is.
+    fn on_disk(&mut self) {
+        self.parts.offer.withheld = self.parts.disk.fault.borrow_and_update().clone();
+        if self.parts.offer.withheld.is_none()
+            && let Err(error) = self.parts.journal.mend()
+        {
+            self.journal_failed(&error);
+        }
+        self.send_news();
+    }
+
+    /// The supervisor's own list is enough to find a lease again, without its terms.
+    fn journal_failed(&self, error: &std::io::Error) {
+        warn!(%error, "the journal of grants cannot be written");
+        self.parts.disk.doubt();
     }
 
     fn on_uplink(&mut self, event: UplinkEvent) {

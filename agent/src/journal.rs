@@ -4,7 +4,9 @@
 //! write is enough: it must survive the agent, not the kernel, for a new boot ends every process anyway. The task
 //! itself (command, environment) is left out: it was handed to the supervisor.
 //!
-//! Invariants: a torn end is cut off, also after a failed write; the file is rewritten when most of it is struck out.
+//! Invariants: a torn end is cut off; a record is written where the last whole one ends, so that what a failed write left
+//! is written over; after one that failed the file is behind and is rewritten as soon as that works; it is rewritten,
+//! too, when most of it is struck out.
 //! [`RESERVE`] bytes are allocated ahead, so that grants can still be noted on a full disk.
 //!
 //! Elsewhere: what the supervisor holds is in its own spool.
@@ -12,7 +14,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use gangsaw_proto::node::v1::{Grant, TaskSpec};
@@ -25,13 +27,15 @@ const REWRITE_BYTES: usize = 256 * 1024;
 /// Disk set aside, some thousand grants.
 const RESERVE: u64 = 512 * 1024;
 
-/// The file, open at its end, and what lives in it.
+/// The file and what lives in it.
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
     file: File,
     bytes: usize,
     records: usize,
+    /// It lacks a record.
+    behind: bool,
     /// Grants that are not struck out, by lease id.
     pub(crate) grants: BTreeMap<u64, Grant>,
 }
@@ -46,9 +50,11 @@ impl Journal {
             Err(error) => return Err(error),
         };
         let (grants, whole) = decode(&bytes);
-        let file = append_to(path)?;
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
         file.set_len(whole as u64)?;
-        let mut journal = Journal { path: path.to_owned(), file, bytes: whole, records: usize::MAX, grants };
+        reserve(&file);
+        let (path, records, behind) = (path.to_owned(), usize::MAX, false);
+        let mut journal = Journal { path, file, bytes: whole, records, behind, grants };
         match journal.rewrite() {
             // The old file goes on as it is.
             Err(error) if is_full(&error) => Ok(journal),
@@ -59,9 +65,8 @@ impl Journal {
     /// Appends a grant.
     pub(crate) fn add(&mut self, grant: &Grant) -> io::Result<()> {
         let lean = lean(grant);
-        let result = self.append(&lean);
-        self.grants.insert(lean.lease_id, lean);
-        result
+        self.grants.insert(lean.lease_id, lean.clone());
+        self.append(&lean)
     }
 
     /// Strikes a lease out.
@@ -79,11 +84,20 @@ impl Journal {
         Ok(())
     }
 
+    /// Writes down what could not be written before, if there is anything.
+    pub(crate) fn mend(&mut self) -> io::Result<()> {
+        if self.behind { self.rewrite() } else { Ok(()) }
+    }
+
     fn append(&mut self, record: &Grant) -> io::Result<()> {
+        if self.behind {
+            return self.rewrite();
+        }
         let bytes = record.encode_length_delimited_to_vec();
-        if let Err(error) = self.file.write_all(&bytes) {
-            // A part may have been written: a later record must start at a record's edge.
-            self.file.set_len(self.bytes as u64)?;
+        if let Err(error) = self.file.write_all_at(&bytes, self.bytes as u64) {
+            // A part may have been written, and cannot always be cut.
+            let _ = self.file.set_len(self.bytes as u64);
+            self.behind = true;
             return Err(error);
         }
         self.bytes += bytes.len();
@@ -94,13 +108,15 @@ impl Journal {
     fn rewrite(&mut self) -> io::Result<()> {
         let bytes: Vec<u8> = self.grants.values().flat_map(|grant| grant.encode_length_delimited_to_vec()).collect();
         let new = self.path.with_extension("new");
-        let written = fs::write(&new, &bytes).and_then(|()| fs::rename(&new, &self.path));
-        if let Err(error) = written {
-            let _ = fs::remove_file(&new);
-            return Err(error);
-        }
-        self.file = append_to(&self.path)?;
-        (self.bytes, self.records) = (bytes.len(), self.grants.len());
+        let write = || -> io::Result<File> {
+            let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&new)?;
+            file.write_all(&bytes)?;
+            fs::rename(&new, &self.path)?;
+            Ok(file)
+        };
+        let file = write().inspect_err(|_| drop(fs::remove_file(&new)))?;
+        reserve(&file);
+        (self.file, self.bytes, self.records, self.behind) = (file, bytes.len(), self.grants.len(), false);
         Ok(())
     }
 }
@@ -129,11 +145,9 @@ fn decode(all: &[u8]) -> (BTreeMap<u64, Grant>, usize) {
     (grants, whole)
 }
 
-/// Opens the file at its end, with room ahead where the file system can give it.
-fn append_to(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
-    let _ = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, RESERVE);
-    Ok(file)
+/// Sets room aside, where the file system can.
+fn reserve(file: &File) {
+    let _ = rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, RESERVE);
 }
 
 /// A record without an attempt strikes its lease out: attempts count from 1.
@@ -186,6 +200,26 @@ mod tests {
         drop(journal);
         assert_eq!(Journal::open(&path, true).unwrap().grants.len(), 0);
         fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_there_once_it_can_be() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("grants");
+        let mut journal = Journal::open(&path, false).unwrap();
+        journal.add(&grant(1)).unwrap();
+        journal.add(&grant(2)).unwrap();
+        // A file that cannot be written stands for a disk that cannot.
+        let well = std::mem::replace(&mut journal.file, File::open(&path).unwrap());
+        fs::create_dir(path.with_extension("new")).unwrap();
+        assert!(journal.add(&grant(3)).is_err() && journal.strike(1).is_err() && journal.mend().is_err());
+        well.write_all_at(&[200, 3, 1, 1], journal.bytes as u64).unwrap();
+        assert_eq!(peek(&path).unwrap().keys().copied().collect::<Vec<_>>(), [1, 2]);
+        fs::remove_dir(path.with_extension("new")).unwrap();
+        journal.mend().unwrap();
+        assert_eq!(peek(&path).unwrap().keys().copied().collect::<Vec<_>>(), [2, 3]);
+        journal.add(&grant(4)).unwrap();
+        assert_eq!(peek(&path).unwrap().keys().copied().collect::<Vec<_>>(), [2, 3, 4]);
     }
 
     #[test]

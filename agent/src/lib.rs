@@ -9,6 +9,7 @@
 //! | `driver` | carries core's agent machine between the uplink and the supervisor |
 //! | `session` | the streams to the scheduler, and the token |
 //! | `keeper`, `adopt`, `journal` | the supervisor's life, and what it holds after a restart |
+//! | `disk` | whether what is promised here can be kept |
 //! | `launch`, `users`, `checkpoint` | from a grant to what is run |
 //! | [`clean()`] | giving disk space back |
 //! | [`trust`] | which scheduler is believed |
@@ -24,6 +25,7 @@ mod cgroup;
 mod checkpoint;
 mod clean;
 mod convert;
+mod disk;
 mod driver;
 mod folder;
 mod hollow;

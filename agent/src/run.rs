@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::disk;
 use crate::driver::{Driver, Parts};
 use crate::folder::{Folder, FolderError};
 use crate::inventory::host;
@@ -25,7 +26,7 @@ use crate::journal::Journal;
 use crate::keeper::{self, Keeper};
 use crate::launch::{Launcher, default_env};
 use crate::progress::Progress;
-use crate::session::identity::{self, Identity, JoinError, JoinToken, Joining};
+use crate::session::identity::{self, Current, Identity, JoinError, JoinToken, Joining};
 use crate::session::logs;
 use crate::session::token::{Server, ServerError};
 use crate::session::uplink::Uplink;
@@ -125,6 +126,8 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
 
     let inner = CancellationToken::new();
     let mut tasks = JoinSet::new();
+    let (disk, looks) = disk::of(&folder.path, inner.clone());
+    tasks.spawn(looks.run());
     let (heard_in, heard) = mpsc::channel(HEARD_MAX);
     let (clears, clears_out) = mpsc::channel(1);
     let version = config.version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").to_owned());
@@ -145,11 +148,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
     let (line, line_out) = watch::channel(None);
     tasks.spawn(logs::serve(state.clone(), node_name.clone(), line_out, inner.clone()));
 
-    let identity = identity.map(|identity| {
-        let (renewed, current) = watch::channel(Arc::new(identity));
-        tasks.spawn(identity::renew(folder.path.clone(), server.clone(), renewed, inner.clone()));
-        current
-    });
+    let identity = identity.map(|identity| renewing(identity, &folder.path, &server, &mut tasks, &inner));
     let node = node_name.to_string();
     let launcher = Launcher { exe, folder: folder.path.clone(), default_env: default_env(), users, node };
     let driver = Driver::new(Parts {
@@ -158,6 +157,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), AgentErr
         version,
         starts: folder.starts,
         journal,
+        disk,
         launcher,
         progress,
         offer,
@@ -187,6 +187,19 @@ async fn joined(
         (false, Some(_)) => Err(JoinError::Plaintext),
         (false, None) => Ok(None),
     }
+}
+
+/// Has an identity renewed in time, until `stop`, and returns where the present one is.
+fn renewing(
+    identity: Identity,
+    folder: &Path,
+    server: &Server,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> Current {
+    let (renewed, current) = watch::channel(Arc::new(identity));
+    tasks.spawn(identity::renew(folder.to_owned(), server.clone(), renewed, stop.clone()));
+    current
 }
 
 /// Returns how this node's supervisor is started.

@@ -14,8 +14,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, BufReader};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use gangsaw_proto::supervisor::v1::Fact;
@@ -78,9 +78,7 @@ impl Spool {
         let file = open_file(&path)?;
         file.set_len(bytes)?;
         reserve(&file);
-        let mut spool = Self { folder, full, file, first, bytes, next, acked: 0 };
-        spool.file.seek(SeekFrom::Start(bytes))?;
-        Ok(spool)
+        Ok(Self { folder, full, file, first, bytes, next, acked: 0 })
     }
 
     /// The sequence the next fact gets.
@@ -98,16 +96,16 @@ impl Spool {
             block.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
             block.extend_from_slice(&body);
         }
-        if let Err(fault) = self.file.write_all(&block) {
-            // A part may have been written: cut it, so that a later append starts at a record's edge.
-            self.file.set_len(self.bytes)?;
-            self.file.seek(SeekFrom::Start(self.bytes))?;
+        if let Err(fault) = self.file.write_all_at(&block, self.bytes) {
+            // A part may have been written, and cannot always be cut: a later append writes over it.
+            let _ = self.file.set_len(self.bytes);
             return Err(fault);
         }
         self.bytes += block.len() as u64;
         self.next += facts.len() as u64;
         if self.bytes > ROTATE_BYTES {
-            self.rotate()?;
+            // They are written, so this is no failure of theirs; it is tried again with the next ones.
+            let _ = self.rotate();
         }
         Ok(())
     }

@@ -102,6 +102,9 @@ impl Node {
 
     /// Says whether new work may be placed on it.
     pub fn takes_work(&self) -> bool {
-        self.connected() && self.body.mode == NodeMode::Active && self.body.foreign.is_empty()
+        self.connected()
+            && self.body.mode == NodeMode::Active
+            && self.body.foreign.is_empty()
+            && self.body.inventory.withheld.is_none()
     }
 }

@@ -26,6 +26,13 @@ pub enum Reason {
         /// How many.
         nodes: u64,
     },
+    /// Every node that could says that it takes no work.
+    NodesWithheld {
+        /// How many.
+        nodes: u64,
+        /// What one of them says.
+        why: String,
+    },
     /// The best node lacks cores.
     InsufficientCpus {
         /// Asked by one rank, in 1/1000.
@@ -188,6 +195,7 @@ impl Reason {
             Reason::NodesSilent { .. } => "nodes-silent",
             Reason::NodesCordoned { .. } => "nodes-cordoned",
             Reason::NodesClearing { .. } => "nodes-clearing",
+            Reason::NodesWithheld { .. } => "nodes-withheld",
             Reason::InsufficientCpus { .. } => "insufficient-cpus",
             Reason::InsufficientMemory { .. } => "insufficient-memory",
             Reason::InsufficientGpus { .. } => "insufficient-gpus",
@@ -219,6 +227,9 @@ impl fmt::Display for Reason {
             Reason::NodesCordoned { nodes } => write!(f, "{nodes} node(s) could run it and none of them takes work"),
             Reason::NodesClearing { nodes } => {
                 write!(f, "{nodes} node(s) could run it and still end tasks that nobody here gave them")
+            }
+            Reason::NodesWithheld { nodes, why } => {
+                write!(f, "{nodes} node(s) could run it and none of them takes work: {why}")
             }
             Reason::InsufficientCpus { needed, free } => {
                 write!(f, "needs {} CPUs on one node, and at most {} are free", Cores(*needed), Cores(*free))

@@ -144,4 +144,6 @@ pub struct Inventory {
     pub notes: Vec<String>,
     /// Where other nodes reach this one, for gang rendezvous.
     pub address: String,
+    /// Why no work is placed here, for example a state folder that cannot be written. `None`: it takes work.
+    pub withheld: Option<String>,
 }

@@ -5,6 +5,8 @@
 //!
 //! Invariants:
 //! - A connection that is not from loopback and does not speak TLS 1.3 is closed before a byte of it is interpreted.
+//! - A connection lasts no longer than the certificate it was opened with: its node dials again with the newer one that
+//!   it has had for a third of that time.
 //! - Who is on the other end goes on with every request of the connection as [`Peer`].
 //! - A scheduler without certificates listens on loopback alone, and this module adds nothing to its path.
 //!
@@ -21,6 +23,7 @@ use futures::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -28,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::server::Connected;
 
+use crate::clock::wall_ms;
 use crate::metrics::Metrics;
 use crate::places::{PROOF_WAIT, Placed, Places, Ticket};
 use crate::tls::{self, NodeCertificate, ServerTls};
@@ -61,6 +65,28 @@ pub(crate) struct Peer {
 pub(crate) struct Conn {
     io: Io,
     peer: Peer,
+    /// When the certificate ends that the other side has shown.
+    ends: Option<Pin<Box<Sleep>>>,
+}
+
+impl Conn {
+    /// A connection without a certificate.
+    fn plain(stream: Placed, address: SocketAddr) -> Conn {
+        let peer = Peer { address, tls: false, node: None, ticket: stream.ticket() };
+        Conn { io: Io::Plain(stream), peer, ends: None }
+    }
+
+    /// Fails once the other side's certificate has ended.
+    fn may_go_on(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Some(ends) = &mut self.ends else { return Ok(()) };
+        if ends.as_mut().poll(cx).is_ready() {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the certificate that this connection showed has ended",
+            ));
+        }
+        Ok(())
+    }
 }
 
 enum Io {
@@ -126,8 +152,7 @@ impl Door {
             };
             self.metrics.connections.set(i64::try_from(self.places.taken()).unwrap_or(i64::MAX));
             let Some(tls) = &self.tls else {
-                let peer = Peer { address, tls: false, node: None, ticket: stream.ticket() };
-                if self.ready.send(Ok(Conn { io: Io::Plain(stream), peer })).await.is_err() {
+                if self.ready.send(Ok(Conn::plain(stream, address))).await.is_err() {
                     return;
                 }
                 continue;
@@ -173,8 +198,7 @@ async fn greet(mut stream: Placed, address: SocketAddr, tls: Arc<ServerTls>) -> 
     }
     if first[0] != TLS_RECORD {
         if address.ip().to_canonical().is_loopback() {
-            let peer = Peer { address, tls: false, node: None, ticket: stream.ticket() };
-            return Ok(Conn { io: Io::Plain(stream), peer });
+            return Ok(Conn::plain(stream, address));
         }
         // What was sent is taken first, for closing over it would take the answer back. Whether or not that is read.
         let _ = stream.read(&mut [0; UNREAD_BYTES]).await;
@@ -188,7 +212,9 @@ async fn greet(mut stream: Placed, address: SocketAddr, tls: Arc<ServerTls>) -> 
     let (_, session) = stream.get_ref();
     let shown = session.peer_certificates().and_then(<[_]>::first);
     let node = shown.and_then(tls::node_of).map(Arc::new);
-    Ok(Conn { io: Io::Tls(Box::new(stream)), peer: Peer { address, tls: true, node, ticket } })
+    let left = |until: u64| Duration::from_millis(until.saturating_sub(wall_ms()));
+    let ends = shown.and_then(tls::until_ms).map(|until| Box::pin(tokio::time::sleep(left(until))));
+    Ok(Conn { io: Io::Tls(Box::new(stream)), peer: Peer { address, tls: true, node, ticket }, ends })
 }
 
 /// Says why a handshake failed, and whose clock may be wrong.
@@ -209,7 +235,8 @@ fn said(error: &io::Error) -> String {
 }
 
 impl AsyncRead for Conn {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.may_go_on(cx)?;
         match &mut self.get_mut().io {
             Io::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Io::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -218,7 +245,8 @@ impl AsyncRead for Conn {
 }
 
 impl AsyncWrite for Conn {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.may_go_on(cx)?;
         match &mut self.get_mut().io {
             Io::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Io::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
@@ -226,10 +254,11 @@ impl AsyncWrite for Conn {
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.may_go_on(cx)?;
         match &mut self.get_mut().io {
             Io::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Io::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),

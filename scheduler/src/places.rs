@@ -1,9 +1,12 @@
 //! Places at the port: how many connections there may be, and which one goes when there are too many.
 //!
 //! A connection has *proved* itself once a request on it was admitted by the door. Until then it is a stranger: it has
-//! ten seconds, and when there are too many strangers the oldest goes, so that somebody who opens connections and says
-//! nothing costs himself and not those who come after him. Proved connections are counted too, and a quarter of all
-//! places is always left for other addresses than the busiest one.
+//! ten seconds, and when there are more strangers than are welcome the oldest goes, so that somebody who opens
+//! connections and says nothing costs himself and not those who come after him. But nobody goes within his first two
+//! seconds: when thousands of nodes dial at once, what a stranger has sent may not have been looked at yet, and a person
+//! among them would lose a connection for nothing. Only at the most strangers that there may ever be the oldest goes
+//! whatever his age. Proved connections are counted too: a quarter of all places is always left for other addresses than
+//! the busiest one, and some are never a node's, so that however many nodes there are, people are served.
 //!
 //! Invariants:
 //! - A connection that was told to go is not counted any more, and is closed when its task next runs.
@@ -22,7 +25,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// How long a connection may take to its first admitted request, a TLS handshake included.
@@ -31,18 +34,40 @@ pub(crate) const PROOF_WAIT: Duration = Duration::from_secs(10);
 const DESCRIPTORS_KEPT: usize = 256;
 /// Connections at most, whatever the descriptors allow: ten thousand agents and their log streams fit three times.
 const CONNECTIONS_MAX: usize = 65_536;
-/// Strangers of one address.
-const STRANGERS_OF_ONE_MAX: usize = 256;
+/// Places that no node may keep.
+const NOT_FOR_NODES: usize = 256;
+/// How long a stranger stays however many come after him: many times what a busy scheduler takes to look at him.
+const FAIR_TIME: Duration = Duration::from_secs(2);
+/// Strangers of one address that are welcome, and the most that there may be.
+const STRANGERS_OF_ONE: Crowd = Crowd { welcome: 256, most: 4_096 };
 /// Strangers of all addresses.
-const STRANGERS_MAX: usize = 1_024;
+const STRANGERS: Crowd = Crowd { welcome: 1_024, most: 8_192 };
+
+/// How many strangers there may be.
+#[derive(Clone, Copy, Debug)]
+struct Crowd {
+    /// Above it, those go that have had their fair time.
+    welcome: usize,
+    /// Above it, anybody goes.
+    most: usize,
+}
+
+impl Crowd {
+    /// Returns a crowd that leaves room for others among so many places.
+    fn within(self, places: usize) -> Crowd {
+        Crowd { welcome: self.welcome.min(places), most: self.most.min(places) }
+    }
+}
 
 /// How many places there are.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     all: usize,
     of_one: usize,
-    strangers: usize,
-    strangers_of_one: usize,
+    nodes: usize,
+    strangers: Crowd,
+    strangers_of_one: Crowd,
+    fair: Duration,
     wait: Duration,
 }
 
@@ -55,8 +80,10 @@ impl Limits {
         Limits {
             all,
             of_one: all - all / 4,
-            strangers: STRANGERS_MAX.min(all / 2),
-            strangers_of_one: STRANGERS_OF_ONE_MAX.min(all / 4),
+            nodes: all - NOT_FOR_NODES.min(all / 8),
+            strangers: STRANGERS.within(all / 2),
+            strangers_of_one: STRANGERS_OF_ONE.within(all / 4),
+            fair: FAIR_TIME,
             wait: PROOF_WAIT,
         }
     }
@@ -70,12 +97,16 @@ struct Book {
     /// By number, which is by age.
     all: BTreeMap<u64, Entry>,
     strangers: BTreeSet<u64>,
+    /// How many are proved, and a node's.
+    nodes: usize,
     addresses: BTreeMap<IpAddr, Held>,
 }
 
 #[derive(Debug)]
 struct Entry {
     from: IpAddr,
+    since: Instant,
+    node: bool,
     leave: CancellationToken,
 }
 
@@ -88,33 +119,43 @@ struct Held {
 
 impl Book {
     /// Takes a place for `from`. An error says which limit is in the way.
-    fn enter(&mut self, from: IpAddr) -> Result<(u64, CancellationToken), &'static str> {
+    fn enter(&mut self, from: IpAddr, now: Instant) -> Result<(u64, CancellationToken), &'static str> {
         let limits = self.limits;
-        let held = self.addresses.entry(from).or_default();
-        let (of_one, own) = (held.all >= limits.of_one, held.strangers.first().copied());
-        if of_one || held.strangers.len() >= limits.strangers_of_one {
-            match own {
-                Some(oldest) => self.turn_out(oldest),
-                None => return Err("too-many-of-one-address"),
-            }
+        while let Some(oldest) = self.unwelcome(&self.held(from).strangers, limits.strangers_of_one, now) {
+            self.turn_out(oldest);
         }
-        if self.all.len() >= limits.all || self.strangers.len() >= limits.strangers {
-            match self.strangers.first().copied() {
-                Some(oldest) => self.turn_out(oldest),
-                None => {
-                    self.forget_empty(from);
-                    return Err("too-many-connections");
-                }
-            }
+        if self.held(from).all >= limits.of_one {
+            let own = self.held(from).strangers.first().copied();
+            self.turn_out(own.ok_or("too-many-of-one-address")?);
+        }
+        while let Some(oldest) = self.unwelcome(&self.strangers, limits.strangers, now) {
+            self.turn_out(oldest);
+        }
+        if self.all.len() >= limits.all {
+            let oldest = self.strangers.first().copied();
+            self.turn_out(oldest.ok_or("too-many-connections")?);
         }
         let (number, leave) = (self.next, CancellationToken::new());
         self.next += 1;
-        self.all.insert(number, Entry { from, leave: leave.clone() });
+        self.all.insert(number, Entry { from, since: now, node: false, leave: leave.clone() });
         self.strangers.insert(number);
         let held = self.addresses.entry(from).or_default();
         held.all += 1;
         held.strangers.insert(number);
         Ok((number, leave))
+    }
+
+    fn held(&self, from: IpAddr) -> &Held {
+        static NOTHING: Held = Held { all: 0, strangers: BTreeSet::new() };
+        self.addresses.get(&from).unwrap_or(&NOTHING)
+    }
+
+    /// Returns the oldest of some strangers if he must make room for one more.
+    fn unwelcome(&self, strangers: &BTreeSet<u64>, crowd: Crowd, now: Instant) -> Option<u64> {
+        let oldest = *strangers.first()?;
+        let age = now.saturating_duration_since(self.all.get(&oldest)?.since);
+        let many = strangers.len() >= crowd.welcome && age >= self.limits.fair;
+        (many || strangers.len() >= crowd.most).then_some(oldest)
     }
 
     fn turn_out(&mut self, number: u64) {
@@ -126,6 +167,7 @@ impl Book {
     fn leave(&mut self, number: u64) -> Option<Entry> {
         let entry = self.all.remove(&number)?;
         self.strangers.remove(&number);
+        self.nodes -= usize::from(entry.node);
         if let Some(held) = self.addresses.get_mut(&entry.from) {
             held.all -= 1;
             held.strangers.remove(&number);
@@ -140,12 +182,19 @@ impl Book {
         }
     }
 
-    fn proved(&mut self, number: u64) {
-        let Some(entry) = self.all.get(&number) else { return };
+    /// Takes a connection from among the strangers. `false`: it is a node's, and as many of theirs are here as may be.
+    fn proved(&mut self, number: u64, of_node: bool) -> bool {
+        let Some(entry) = self.all.get_mut(&number).filter(|_| self.strangers.contains(&number)) else { return true };
+        if of_node && self.nodes >= self.limits.nodes {
+            return false;
+        }
+        entry.node = of_node;
+        self.nodes += usize::from(of_node);
         self.strangers.remove(&number);
         if let Some(held) = self.addresses.get_mut(&entry.from) {
             held.strangers.remove(&number);
         }
+        true
     }
 }
 
@@ -161,13 +210,13 @@ impl Places {
 
     fn new(limits: Limits) -> Places {
         let (all, strangers, addresses) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        Places(Arc::new(Mutex::new(Book { limits, next: 1, all, strangers, addresses })))
+        Places(Arc::new(Mutex::new(Book { limits, next: 1, all, strangers, nodes: 0, addresses })))
     }
 
     /// Gives a connection a place. An error says which limit is in the way; the connection is closed.
     pub(crate) fn enter(&self, stream: TcpStream, address: SocketAddr) -> Result<Placed, &'static str> {
         let mut book = locked(&self.0);
-        let ((number, leave), wait) = (book.enter(whose(address.ip()))?, book.limits.wait);
+        let ((number, leave), wait) = (book.enter(whose(address.ip()), Instant::now())?, book.limits.wait);
         drop(book);
         let place = Place { book: Arc::clone(&self.0), number, proved: AtomicBool::new(false) };
         let waiting = Waiting { until: Box::pin(tokio::time::sleep(wait)), leave: Box::pin(leave.cancelled_owned()) };
@@ -206,11 +255,16 @@ struct Place {
 pub(crate) struct Ticket(Arc<Place>);
 
 impl Ticket {
-    /// Notes that a request on this connection was admitted.
-    pub(crate) fn proved(&self) {
-        if !self.0.proved.swap(true, Ordering::Relaxed) {
-            locked(&self.0.book).proved(self.0.number);
+    /// Notes that a request on this connection was admitted. `false`: there is no place for one more node.
+    pub(crate) fn proved(&self, of_node: bool) -> bool {
+        if self.0.proved.load(Ordering::Relaxed) {
+            return true;
         }
+        let stays = locked(&self.0.book).proved(self.0.number, of_node);
+        if stays {
+            self.0.proved.store(true, Ordering::Relaxed);
+        }
+        stays
     }
 }
 

@@ -38,7 +38,7 @@ use crate::clock::wall_ms;
 use crate::token::{make_private_folder, write_private};
 use authority::Authority;
 pub(crate) use authority::Wanted;
-pub(crate) use read::{NodeCertificate, node_of};
+pub(crate) use read::{NodeCertificate, node_of, until_ms};
 
 /// Life of a served certificate.
 const SERVER_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);

@@ -150,7 +150,7 @@ impl Driver {
         let grants: Vec<u64> = self.parts.journal.grants.keys().copied().collect();
         for lease in grants.into_iter().filter(|lease| !known.contains(lease)) {
             if let Err(error) = self.parts.journal.strike(lease) {
-                warn!(lease, %error, "the journal cannot be written");
+                self.journal_failed(&error);
             }
             self.parts.progress.release(lease);
         }
@@ -169,6 +169,10 @@ impl Driver {
                         // A task's last word goes out before its end.
                         self.parts.progress.drain(spooled.fact.lease.0);
                         self.flush_progress();
+                    }
+                    if matches!(spooled.fact.kind, FactKind::StartFailed { users_fault: false, .. }) {
+                        // Most often it is the folder of an attempt that could not be made.
+                        self.parts.disk.doubt();
                     }
                     self.step(Input::Fact(spooled));
                 }

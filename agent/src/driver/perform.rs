@@ -123,8 +123,7 @@ impl Driver {
     /// Hands a grant to the supervisor: journal, socket, Run.
     fn run_grant(&mut self, grant: &Grant, granted_us: u64) {
         if let Err(error) = self.parts.journal.add(grant) {
-            // The supervisor's own list is enough to find the lease again, without its terms.
-            warn!(lease = grant.lease_id, %error, "the journal cannot be written");
+            self.journal_failed(&error);
         }
         let progress = self.parts.progress.bind(tasks(grant));
         if let Err(error) = &progress {
@@ -170,7 +169,7 @@ impl Driver {
 
     fn forget(&mut self, lease: LeaseId) {
         if let Err(error) = self.parts.journal.strike(lease.0) {
-            warn!(lease = lease.0, %error, "the journal cannot be written");
+            self.journal_failed(&error);
         }
         self.reached.forget(lease.0);
         self.parts.progress.release(lease.0);

@@ -27,13 +27,15 @@ pub(crate) struct Offer {
     /// What the supervisor says of itself.
     pub(crate) supervisor_notes: Vec<String>,
     pub(crate) address: String,
+    /// Why no work is to be placed here.
+    pub(crate) withheld: Option<String>,
     sent: Option<(Inventory, Instant)>,
 }
 
 impl Offer {
     pub(crate) fn new(host: Host, labels: BTreeMap<String, String>, notes: Vec<String>, address: String) -> Offer {
         let gpu = GpuView::default();
-        Offer { host, gpu, labels, notes, supervisor_notes: Vec::new(), address, sent: None }
+        Offer { host, gpu, labels, notes, supervisor_notes: Vec::new(), address, withheld: None, sent: None }
     }
 
     /// The inventory as it is now, which counts as sent.
@@ -67,6 +69,7 @@ impl Offer {
             labels: self.labels.clone().into_iter().collect(),
             notes: notes.cloned().collect(),
             address: self.address.clone(),
+            withheld: self.withheld.clone().unwrap_or_default(),
         }
     }
 }

@@ -62,6 +62,25 @@ fn flipped_bit_ends_the_reading_before_it() {
 }
 
 #[test]
+fn facts_that_are_written_are_not_written_twice_when_the_next_file_cannot_be_made() {
+    let state = tempfile::tempdir().unwrap();
+    let mut spool = Spool::open(folder(state.path())).unwrap();
+    let elsewhere = state.path().join("elsewhere");
+    fs::rename(folder(state.path()), &elsewhere).unwrap();
+    let many: Vec<Fact> = (0..200).map(fact).collect();
+    while spool.bytes <= ROTATE_BYTES {
+        spool.append(&mut many.clone()).unwrap();
+    }
+    let next = spool.next_seq();
+    spool.append(&mut [fact(0)]).unwrap();
+    assert_eq!(spool.next_seq(), next + 1);
+    fs::rename(&elsewhere, folder(state.path())).unwrap();
+    spool.append(&mut [fact(1)]).unwrap();
+    assert_eq!(files(&folder(state.path())).unwrap().len(), 2, "it was tried again");
+    assert_eq!(seqs(&read(state.path(), 0).unwrap()), (1..=next + 1).collect::<Vec<_>>());
+}
+
+#[test]
 fn acknowledged_files_go_and_the_count_survives_them() {
     let state = tempfile::tempdir().unwrap();
     let mut spool = Spool::open(folder(state.path())).unwrap();

@@ -24,7 +24,7 @@ const FACTS_MAX: usize = 512;
 const PACKETS_MAX: usize = 64;
 /// Packets that wait for an agent which does not read; beyond that it is disconnected. 4 MiB.
 const OUTBOUND_MAX: usize = 64;
-/// Between two tries to write to a full disk.
+/// Between two tries to write to a disk that is full or failed.
 const SPOOL_RETRY_US: u64 = 100_000;
 
 /// The agent's connection.
@@ -49,11 +49,13 @@ pub(super) struct Reporter {
     newcomer: Option<Agent>,
     /// Leases that ended, until the agent acknowledged their last fact: a repeated Run is recognised by it.
     pub(super) ended: BTreeMap<u64, u64>,
+    /// What was last said of the spool's disk, so that a fault that lasts is said once.
+    trouble: Option<String>,
 }
 
 impl Reporter {
     pub(super) fn new(spool: Spool) -> Self {
-        Self { spool, batch: Vec::new(), agent: None, newcomer: None, ended: BTreeMap::new() }
+        Self { spool, batch: Vec::new(), agent: None, newcomer: None, ended: BTreeMap::new(), trouble: None }
     }
 
     /// Adds a fact to this turn's.
@@ -95,9 +97,17 @@ impl Reporter {
 
     pub(super) fn ack(&mut self, seq: u64) {
         if let Err(fault) = self.spool.ack(seq) {
-            super::say(&format!("spool: {fault}"));
+            self.complain(format!("spool: {fault}"));
         }
         self.ended.retain(|_, last| *last > seq);
+    }
+
+    /// Says what is wrong with the spool, unless that was said last.
+    fn complain(&mut self, what: String) {
+        if self.trouble.as_ref() != Some(&what) {
+            super::say(&what);
+            self.trouble = Some(what);
+        }
     }
 
     /// Ends the connection, also where a child on its way to exec holds a copy of it.
@@ -119,6 +129,9 @@ impl Reporter {
         let first = self.spool.next_seq();
         if !self.batch.is_empty() {
             self.spool.append(&mut self.batch)?;
+            if self.trouble.take().is_some() {
+                super::say("spool: written again");
+            }
         }
         let fresh = std::mem::take(&mut self.batch);
         if let Some(agent) = &mut self.agent
@@ -275,7 +288,7 @@ impl Supervisor {
     /// The end of a turn.
     pub(super) fn flush(&mut self) {
         if let Err(fault) = self.reporter.flush(&self.epoll) {
-            super::say(&format!("spool: {fault}; facts wait"));
+            self.reporter.complain(format!("spool: {fault}; facts wait"));
             self.timers.insert((now_us() + SPOOL_RETRY_US, Timer::Spool));
         }
     }

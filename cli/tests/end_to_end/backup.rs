@@ -32,6 +32,7 @@ fn a_restored_cluster_adopts_what_still_runs_and_stops_what_it_does_not_know() {
     let lost = cluster.submit(&["--cpus", "0.1", "--", "sleep", "600"]);
     let lost_pid = cluster.until_running(lost);
     cluster.daemons[0].end(Signal::KILL);
+    cluster.place.unwatch();
     std::fs::remove_dir_all(cluster.place.path().join("state/scheduler")).unwrap();
     let restored = cluster.json(&["restore", &backup, "--state", &state]);
     assert_eq!(restored["epoch"], 1);

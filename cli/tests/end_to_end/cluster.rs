@@ -9,6 +9,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+#[path = "watchers.rs"]
+mod watchers;
+
+use self::watchers::Watchers;
+
 /// The executable under test.
 pub(crate) const GANGSAW: &str = env!("CARGO_BIN_EXE_gangsaw");
 /// Longest wait for anything.
@@ -70,17 +75,19 @@ pub(crate) fn processes_naming(text: &str) -> Vec<(u64, String)> {
 }
 
 /// A folder for one test, whose end asserts that no process of it is left, and that what its schedulers wrote down is
-/// sound: every checksum, and by the history checker no end twice, no device in two live attempts, no gap.
+/// sound: every checksum, and by the history checker no end twice, no device in two live attempts, no gap. Every job that
+/// a test submits is watched meanwhile, and what was seen is judged, too.
 pub(crate) struct Place {
     folder: tempfile::TempDir,
     judged: std::sync::Mutex<Vec<PathBuf>>,
+    watchers: std::sync::Mutex<Option<Watchers>>,
 }
 
 impl Place {
     /// A new folder with an empty config and state.
     pub(crate) fn new() -> Place {
         let folder = tempfile::Builder::new().prefix("gangsaw-test-").tempdir().unwrap();
-        Place { folder, judged: std::sync::Mutex::default() }
+        Place { folder, judged: std::sync::Mutex::default(), watchers: std::sync::Mutex::default() }
     }
 
     /// The folder.
@@ -96,6 +103,31 @@ impl Place {
     /// The test damages a log on purpose: none is judged.
     pub(crate) fn forgive(&self) {
         self.judged.lock().unwrap().clear();
+    }
+
+    /// Watches a job of the scheduler at this address to its end.
+    pub(crate) fn watch(&self, server: &str, job: u64) {
+        let mut watchers = self.watchers.lock().unwrap();
+        let known = |server: &str| {
+            let address = server.trim_start_matches("http://");
+            let token = self.path().join("xdg/gangsaw/credentials").join(address);
+            (server.to_owned(), std::fs::read_to_string(token).unwrap())
+        };
+        let start = || Watchers::start(server.split(',').map(known).collect());
+        watchers.get_or_insert_with(start).watch(job);
+    }
+
+    /// Waits until whoever watches a job that is over has seen that, too.
+    fn until_watched(&self, job: u64) {
+        eventually(&format!("the end of job {job} in its watcher's stream"), || {
+            let watchers = self.watchers.lock().unwrap();
+            watchers.as_ref().is_none_or(|watchers| watchers.saw_the_end(job)).then_some(())
+        });
+    }
+
+    /// An older state takes the place of what was watched: nobody judges that.
+    pub(crate) fn unwatch(&self) {
+        drop(self.watchers.lock().unwrap().take());
     }
 
     /// What `gangsaw fsck` says of a state folder.
@@ -129,6 +161,8 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        let watchers = self.watchers.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let faults = watchers.map(|watchers| watchers.faults()).unwrap_or_default();
         let text = self.path().display().to_string();
         let end = Instant::now() + Duration::from_secs(8);
         let mut left = processes_naming(&text);
@@ -143,6 +177,7 @@ impl Drop for Place {
             return;
         }
         assert!(left.is_empty(), "left running: {left:?}");
+        assert!(faults.is_empty(), "{faults:?}");
         for state in std::mem::take(self.judged.get_mut().unwrap()) {
             let found = self.fsck(&state);
             assert_eq!(found["sound"], true, "the history of {}: {found}", state.display());
@@ -307,7 +342,9 @@ impl Cluster {
         let output = self.run(&args);
         let value: Value =
             serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{args:?} gave {output:?}"));
-        value["job_id"].as_u64().unwrap()
+        let job = value["job_id"].as_u64().unwrap();
+        self.place.watch(&self.server, job);
+        job
     }
 
     /// What `show` says of a job.
@@ -317,10 +354,14 @@ impl Cluster {
 
     /// Waits until a job is in this state, and returns what `show` says then.
     pub(crate) fn until(&self, job: u64, state: &str) -> Value {
-        eventually(&format!("job {job} is {state}"), || {
+        let shown = eventually(&format!("job {job} is {state}"), || {
             let shown = self.show(job);
             (shown["state"] == state).then_some(shown)
-        })
+        });
+        if !["PENDING", "HELD", "RUNNING"].contains(&state) {
+            self.place.until_watched(job);
+        }
+        shown
     }
 
     /// Waits until a job's first task runs, and returns its pid.

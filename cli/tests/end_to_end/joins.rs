@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use rustix::process::Signal;
 
-use crate::cluster::{Cluster, Daemon, cannot_run, err, eventually};
+use crate::cluster::{Cluster, Daemon, cannot_run, err, eventually, is_alive};
 use crate::tls::{faketime, port, secret, served};
 
 /// A join token of this cluster.
@@ -211,16 +211,41 @@ fn a_certificate_is_renewed_while_its_connection_and_task_go_on() {
         let said = std::fs::read_to_string(&log).unwrap();
         (said.matches("the node's certificate was renewed").count() >= 2).then_some(())
     });
+    // The connection lasted as long as the certificate that it was opened with.
+    until_taken(&log, 2);
     let listen = format!("0.0.0.0:{}", port(&cluster));
     cluster.daemons.remove(0).end(Signal::KILL);
+    let before = std::fs::read_to_string(&log).unwrap().matches("the scheduler took this node").count();
     let state = cluster.place.path().join("state").display().to_string();
     let args = ["scheduler", "--state", &state, "--listen", &listen, "--output", "jsonl", "--node-cert-life", "9s"];
     cluster.daemons.push(Daemon::start(cluster.place.gangsaw(&args)));
-    eventually("the agent is back", || {
-        let said = std::fs::read_to_string(&log).unwrap();
-        (said.matches("the scheduler took this node").count() >= 2).then_some(())
-    });
+    until_taken(&log, before + 1);
     assert_eq!(cluster.until_running(job), pid, "its task never noticed");
+    drop(agent);
+}
+
+/// Waits until a scheduler has taken the node so often.
+fn until_taken(log: &Path, times: usize) {
+    eventually("the agent is back", || {
+        let said = std::fs::read_to_string(log).unwrap();
+        (said.matches("the scheduler took this node").count() >= times).then_some(())
+    });
+}
+
+#[test]
+fn a_connection_ends_with_its_certificate_where_that_could_not_be_renewed() {
+    let (cluster, _) = served(&[], &["--node-cert-life", "8s"]);
+    let (agent, log) = logged(&cluster, machine(&cluster, "far", Some(&token(&cluster, &[]))), "agent.log");
+    cluster.until_node("far");
+    // Where the new certificate would be written first is something that is in the way.
+    let in_the_way = identity(&cluster, "far").with_extension("pem.new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let job = cluster.submit(&["--", "sleep", "600"]);
+    let pid = cluster.until_running(job);
+    until_said(&log, "the node's certificate cannot be renewed");
+    until_connected(&cluster, "far", false);
+    until_said(&log, "by the scheduler's clock this node's certificate has expired");
+    assert!(is_alive(pid), "nothing is killed for it");
     drop(agent);
 }
 

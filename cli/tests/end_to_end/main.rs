@@ -6,6 +6,7 @@
 
 mod backup;
 mod bounds;
+mod broken;
 mod clean;
 mod clocks;
 mod cluster;
@@ -23,6 +24,7 @@ mod notify;
 mod pages;
 mod people;
 mod quickstart;
+mod relay;
 #[path = "../../../scheduler/src/store/tests/server.rs"]
 mod server;
 mod shapes;

@@ -178,6 +178,10 @@ fn could_not(could: &[&Node], excluded: &[NodeId], job: &Job, now: Time) -> Opti
     if active.iter().all(|node| !node.body.foreign.is_empty()) {
         return Some(Reason::NodesClearing { nodes: active.len() as u64 });
     }
+    if active.iter().all(|node| node.body.inventory.withheld.is_some()) {
+        let why = active.iter().find_map(|node| node.body.inventory.withheld.clone()).unwrap_or_default();
+        return Some(Reason::NodesWithheld { nodes: active.len() as u64, why });
+    }
     if active.iter().all(|node| excluded.contains(&node.body.id)) {
         let last = job.body.excluded.values().find(|excluded| excluded.until > now);
         let last = last.map(|excluded| excluded.reason.clone()).unwrap_or_default();

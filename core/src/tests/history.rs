@@ -152,6 +152,10 @@ fn a_watcher_that_sees_the_past_or_more_after_the_end_is_found() {
     }
     assert!(watched.is_over() && watched.seq() == 9);
     assert!(watched.clone().saw(10, 2, 2).is_err(), "after the end");
+    watched.resumes();
+    assert!(watched.clone().saw(10, 1, 2).is_err(), "another end over another connection");
+    watched.saw(9, 2, 2).unwrap();
+    assert!(watched.clone().saw(9, 2, 2).is_err(), "and once more over the same");
     let mut watched = Watched::default();
     watched.saw(7, 1, 3).unwrap();
     assert!(watched.clone().saw(6, 1, 3).is_err(), "an older event");

@@ -130,6 +130,23 @@ fn a_withheld_device_is_not_given_and_a_model_is_matched_as_a_part_of_the_name()
 }
 
 #[test]
+fn a_node_that_says_why_it_takes_no_work_gets_none_and_keeps_what_it_has() {
+    let mut w = World::new();
+    w.hello(1, inventory(1, 8, 0), &[]);
+    let runs = w.job(needing(1, 0));
+    let broken = crate::resources::Inventory { withheld: Some("cannot write to /x".into()), ..inventory(1, 8, 0) };
+    w.send(Input::NodeInventory { node: NodeId(1), inventory: broken });
+    let waits = w.job(needing(1, 0));
+    assert_eq!(
+        w.reasons(waits),
+        ["nodes-withheld: 1 node(s) could run it and none of them takes work: cannot write to /x"]
+    );
+    assert_eq!(w.states(runs), "Running {Starting: 1}");
+    w.send(Input::NodeInventory { node: NodeId(1), inventory: inventory(1, 8, 0) });
+    assert_eq!(w.states(waits), "Running {Starting: 1}");
+}
+
+#[test]
 fn each_alternative_that_could_not_start_says_why() {
     let mut w = World::with_nodes(&[(4, 1)]);
     w.job(needing(3, 1));

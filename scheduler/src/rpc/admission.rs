@@ -33,7 +33,7 @@ const AGAIN_PER_SECOND: u32 = 1_000;
 const AGAIN_MIN: Duration = Duration::from_millis(500);
 const AGAIN_MAX: Duration = Duration::from_secs(20);
 /// The header that says how many milliseconds later to come again.
-const RETRY_AFTER: &str = "retry-after-ms";
+pub(super) const RETRY_AFTER: &str = "retry-after-ms";
 
 /// The bounds of one door.
 #[derive(Clone, Copy, Debug)]

@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use axum::response::IntoResponse;
 use gangsaw_core::access::{Reach, Role};
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 use tonic::body::Body;
 
+use super::admission::RETRY_AFTER;
 use super::caller::{Caller, PeerNode, Person};
 use super::errors::Refusal;
 use super::rules::{Rule, rule};
@@ -28,6 +30,8 @@ type Response = http::Response<Body>;
 
 /// Denials that are written down in one second; all are counted.
 const DENIALS_LOGGED: u32 = 10;
+/// When a node comes again that found no place.
+const NO_PLACE_AGAIN_MS: &str = "5000";
 /// Characters of a path in a line.
 const PATH_CHARS_LOGGED: usize = 128;
 
@@ -113,11 +117,22 @@ impl Gate {
         // Whatever a connection brought, only the door says who calls.
         request.extensions_mut().remove::<Caller>();
         let Some((caller, ended)) = found else { return Ok(None) };
-        if let Some(peer) = request.extensions().get::<Peer>() {
-            peer.ticket.proved();
+        let of_node = matches!(rule(request.uri().path()), Some(Rule::Node));
+        if request.extensions().get::<Peer>().is_some_and(|peer| !peer.ticket.proved(of_node)) {
+            return Err(Box::new(self.no_place(request)));
         }
         request.extensions_mut().insert(caller);
         Ok(ended)
+    }
+
+    /// Sends a node away that may come again later.
+    fn no_place(&self, request: &Request) -> Response {
+        let (why, hint) = ("too-many-nodes", "an agent comes again by itself; give the scheduler more descriptors");
+        self.metrics.connections_refused.get_or_create(&[("reason", why)]).inc();
+        let message = "as many connections of nodes are open as this scheduler has descriptors for";
+        let mut response = refuse(request.headers(), Refusal::new(Code::ResourceExhausted, why, message, hint));
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(NO_PLACE_AGAIN_MS));
+        response
     }
 
     fn denied(&self, request: &Request, denial: &Denial) {
@@ -160,11 +175,11 @@ fn refuse(headers: &HeaderMap, refusal: Refusal) -> Response {
         return tonic::Status::from(refusal).into_http();
     }
     let text = format!("{}\n", refusal.message);
-    if refusal.code == tonic::Code::Unauthenticated {
+    if refusal.code == Code::Unauthenticated {
         let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
         return (StatusCode::UNAUTHORIZED, challenge, text).into_response().map(Body::new);
     }
-    let unknown = refusal.code == tonic::Code::Unimplemented;
+    let unknown = refusal.code == Code::Unimplemented;
     let status = if unknown { StatusCode::NOT_FOUND } else { StatusCode::FORBIDDEN };
     (status, text).into_response().map(Body::new)
 }

@@ -66,9 +66,13 @@ pub(crate) async fn open(
 async fn next(watcher: Option<Watcher>) -> Option<(Result<wire::WatchResponse, Status>, Option<Watcher>)> {
     let mut watcher = watcher?;
     if !watcher.fresh {
-        tokio::select! {
-            changed = watcher.pictures.changed() => changed.ok()?,
-            () = watcher.stop.cancelled() => return Some((Err(Refusal::stopping().into()), None)),
+        let changes = tokio::select! {
+            changed = watcher.pictures.changed() => changed.is_ok(),
+            () = watcher.stop.cancelled() => false,
+        };
+        if !changes {
+            // An engine that ends by itself lets go of its pictures: that is not the end of the job.
+            return Some((Err(Refusal::stopping().into()), None));
         }
     }
     watcher.fresh = false;

@@ -48,6 +48,12 @@ pub(crate) fn node_of(certificate: &CertificateDer<'_>) -> Option<NodeCertificat
     Some(NodeCertificate { name, uuid: uuid.to_owned(), join: join.parse().ok()? })
 }
 
+/// Returns when a certificate ends, in ms since 1970: after the whole of its last second.
+pub(crate) fn until_ms(certificate: &CertificateDer<'_>) -> Option<u64> {
+    let (_, x509) = X509Certificate::from_der(certificate).ok()?;
+    Some(u64::try_from(x509.validity().not_after.timestamp()).ok()?.saturating_add(1).saturating_mul(1000))
+}
+
 /// Returns the names and the life (ms since 1970) of a server's certificate.
 pub(super) fn served(certificate: &CertificateDer<'_>) -> Option<(Vec<String>, (u64, u64))> {
     let (_, x509) = X509Certificate::from_der(certificate).ok()?;

@@ -16,6 +16,7 @@ pub(crate) fn inventory_from(inventory: wire::Inventory) -> Result<Inventory, Ma
         labels: inventory.labels.into_iter().collect(),
         notes: inventory.notes,
         address: inventory.address,
+        withheld: filled(inventory.withheld),
     })
 }
 
@@ -40,6 +41,7 @@ pub(crate) fn inventory(inventory: &Inventory) -> wire::Inventory {
         labels: inventory.labels.clone().into_iter().collect(),
         notes: inventory.notes.clone(),
         address: inventory.address.clone(),
+        withheld: inventory.withheld.clone().unwrap_or_default(),
     }
 }
 

@@ -187,6 +187,7 @@ pub(crate) struct Volatile {
 /// Returns a node.
 pub(crate) fn node(state: &State, node: &Node, volatile: &Volatile, now: Now) -> admin::v1::Node {
     let body = &node.body;
+    let withheld = body.inventory.withheld.iter().map(|why| format!("takes no work: {why}"));
     admin::v1::Node {
         name: body.name.to_string(),
         mode: terms::mode(body.mode).into(),
@@ -200,7 +201,7 @@ pub(crate) fn node(state: &State, node: &Node, volatile: &Volatile, now: Now) ->
         agent_version: body.agent_version.clone(),
         last_heard_at: volatile.heard_wall_ms.map(timestamp),
         leases: u32::try_from(node.leases.len()).unwrap_or(u32::MAX),
-        notes: body.inventory.notes.clone(),
+        notes: withheld.chain(body.inventory.notes.clone()).collect(),
         evicts_at: body.evict_at.map(|at| now.wall(at)),
         foreign_leases: u32::try_from(body.foreign.len()).unwrap_or(u32::MAX),
     }

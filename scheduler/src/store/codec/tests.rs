@@ -283,6 +283,7 @@ impl Maker {
             labels: self.map(),
             notes: self.many(Maker::text),
             address: self.text(),
+            withheld: self.filled(),
         }
     }
 
