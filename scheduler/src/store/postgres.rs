@@ -20,6 +20,7 @@ pub(crate) mod read;
 pub(crate) mod schema;
 mod tables;
 mod tidy;
+pub(crate) mod tls;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -357,4 +358,4 @@ impl Store for PostgresStore {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
