@@ -9,6 +9,7 @@ mod bounds;
 mod clean;
 mod clocks;
 mod cluster;
+mod database;
 mod diagnostics;
 mod disk;
 mod door;
@@ -23,6 +24,8 @@ mod notify;
 mod pages;
 mod people;
 mod quickstart;
+#[path = "../../../scheduler/src/store/tests/secure.rs"]
+mod secure;
 #[path = "../../../scheduler/src/store/tests/server.rs"]
 mod server;
 mod shapes;

@@ -11,6 +11,7 @@
 //! Elsewhere: who leads is `lead`; reading the log is `follow`; snapshots and archives are `tidy`; the columns are
 //! `tables`.
 
+pub(crate) mod copy;
 mod error;
 pub(crate) mod follow;
 mod history;
