@@ -111,12 +111,13 @@ impl Work {
 
 /// A store with a snapshot, archives, ended, failed, cancelled, forgotten, running and waiting jobs.
 fn sample(state_dir: &Path) -> State {
-    let state = sample_of(|snapshot_every| Work::open(state_dir, snapshot_every));
+    let state = sample_of(|snapshot_every| Work::open(state_dir, snapshot_every), || ());
     std::fs::write(state_dir.join("scheduler/token"), "ab".repeat(32)).unwrap();
     state
 }
 
-fn sample_of(open: impl Fn(u64) -> Work) -> State {
+/// The same wherever it is opened; `archived` waits until the store has archived something.
+fn sample_of(open: impl Fn(u64) -> Work, archived: impl Fn()) -> State {
     let mut work = open(25);
     work.hello();
     for number in 0..30 {
@@ -130,6 +131,7 @@ fn sample_of(open: impl Fn(u64) -> Work) -> State {
     for id in (1..6).filter(|id| ended(&work.state, *id)).collect::<Vec<_>>() {
         work.forget(JobId(id));
     }
+    archived();
     drop(work.store);
     // The first start archives what the last snapshot covers; the rest stays in the database.
     let mut work = open(1_000_000);

@@ -16,7 +16,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
 use rusqlite::Connection;
@@ -40,6 +40,9 @@ const TABLES: [&str; 6] = ["job", "attempt", "node", "usage", "old_job", "old_ta
 const ROW_WAIT: Duration = Duration::from_secs(60);
 /// How long this side may pause in a transaction that writes. What a session begins with is meant for one that leads.
 const PAUSE: &str = "SET LOCAL idle_in_transaction_session_timeout = '60s'";
+/// How long a scheduler that ends may hold its lock, and the pause between two looks: PostgreSQL hears of it by and by.
+const END_WAIT: Duration = Duration::from_secs(2);
+const END_RETRY: Duration = Duration::from_millis(20);
 /// Who these connections belong to.
 const HOLDER: &str = "copy";
 
@@ -259,7 +262,13 @@ async fn fill_archives(transaction: &Transaction<'_>, folder: &Path) -> Result<u
 pub(crate) fn claim(target: &Target) -> Result<i64, OpenError> {
     let claimed = target.driver().block_on(async {
         let client = target.connect(HOLDER).await?;
-        within(ANSWER_WAIT, raise(&client, target)).await
+        let until = Instant::now() + END_WAIT;
+        loop {
+            match within(ANSWER_WAIT, raise(&client, target)).await {
+                Err(PgOpenError::InUse { .. }) if Instant::now() < until => tokio::time::sleep(END_RETRY).await,
+                raised => break raised,
+            }
+        }
     });
     Ok(claimed?)
 }

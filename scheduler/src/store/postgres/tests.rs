@@ -23,7 +23,8 @@ use gangsaw_core::time::Time;
 pub(crate) fn lead(url: &str) -> Result<(PostgresStore, Loaded), PgOpenError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let candidate = Candidate::new(url, "here".to_owned(), None, Known::default())?;
-    let lead = runtime.block_on(candidate.lead(|_| ()))?;
+    let lead = async { tokio::time::timeout(Duration::from_secs(60), candidate.lead(|_| ())).await };
+    let lead = runtime.block_on(lead).expect("it does not come to lead")?;
     Ok((lead.store, lead.loaded))
 }
 

@@ -22,8 +22,19 @@ fn work(server: &Server, snapshot_every: u64) -> Work {
 /// A database with everything that [`sample`] has.
 fn filled() -> Option<Server> {
     let server = Server::start()?;
-    sample_of(|snapshot_every| work(&server, snapshot_every));
+    let archived = || {
+        let begun = std::time::Instant::now();
+        while server.sql("SELECT count(*) FROM gangsaw.archive") == "0" {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(20), "nothing is archived");
+        }
+    };
+    sample_of(|snapshot_every| work(&server, snapshot_every), archived);
+    until_nobody_leads(&server);
     Some(server)
+}
+
+fn until_nobody_leads(server: &Server) {
+    copy::claim(&Target::open(&server.url()).unwrap()).unwrap();
 }
 
 fn check(server: &Server) -> Report {
@@ -68,6 +79,7 @@ fn a_sound_database_is_sound_with_all_it_has_while_a_scheduler_leads_and_afterwa
     assert!(matches!(refused, Err(OpenError::Postgres(PgOpenError::InUse { .. }))), "{refused:?}");
     work.submit();
     drop(work.store);
+    until_nobody_leads(&server);
     assert!(!check(&server).live);
 }
 
@@ -185,6 +197,9 @@ fn a_backup_of_a_file_fills_a_database_and_one_of_that_is_a_file_again() {
     assert_eq!(of_database[..of_file.len()], of_file);
     let again = restore_postgres(&path("one"), &path("members"), &server.url(), "ada");
     assert!(matches!(again, Err(RestoreError::Taken(_))), "{again:?}");
+    // Of two that restore at once, each having seen an empty database, one does.
+    let target = Target::open(&server.url()).unwrap();
+    assert!(!copy::copy_in(&target, &path("file/scheduler")).unwrap());
 
     // A scheduler leads there, and somebody copies what it does.
     let mut work = work(&server, 25);
@@ -211,17 +226,20 @@ fn a_backup_of_a_file_fills_a_database_and_one_of_that_is_a_file_again() {
 fn a_backup_is_one_moment_of_a_database_at_work() {
     let Some(server) = filled() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (stop, work_on) = std::sync::mpsc::channel::<()>();
     std::thread::scope(|scope| {
-        let load = scope.spawn(|| {
-            let mut work = work(&server, 25);
+        let server = &server;
+        let load = scope.spawn(move || {
+            let mut work = work(server, 25);
             work.reports = 1_000;
-            while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+            // A failed test hangs up, too.
+            while work_on.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
                 work.submit();
                 work.end(0);
             }
             work.store.last_seq()
         });
+        let stop = stop;
         let mut before = 0;
         for number in 0..6 {
             let dest = dir.path().join(number.to_string());
@@ -233,7 +251,7 @@ fn a_backup_is_one_moment_of_a_database_at_work() {
             assert!(made.last_seq >= before);
             before = made.last_seq;
         }
-        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+        drop(stop);
         assert!(load.join().unwrap() > 60, "there was something to do meanwhile");
     });
     assert_eq!(check(&server).faults, []);
