@@ -104,19 +104,21 @@ impl ServeError {
             ServeError::Bind { .. } => "cannot-listen",
             ServeError::StateFolder { .. } => "state-folder",
             ServeError::Tls(_) => "tls",
-            ServeError::Open(OpenError::InUse(_)) => "store-in-use",
+            ServeError::Open(OpenError::InUse(_) | OpenError::Postgres(PgOpenError::InUse { .. })) => "store-in-use",
             ServeError::Open(OpenError::Damaged { .. } | OpenError::Postgres(PgOpenError::Damaged { .. })) => {
                 "store-damaged"
             }
             ServeError::Open(OpenError::Format { .. } | OpenError::Postgres(PgOpenError::Format { .. })) => {
                 "store-format"
             }
-            ServeError::Open(OpenError::Postgres(PgOpenError::Address(_) | PgOpenError::InTheClear { .. })) => {
-                "bad-store"
-            }
+            ServeError::Open(OpenError::Postgres(
+                PgOpenError::Address(_) | PgOpenError::InTheClear { .. } | PgOpenError::Authorities { .. },
+            )) => "bad-store",
+            ServeError::Open(OpenError::Postgres(PgOpenError::Untrusted { .. })) => "store-untrusted",
             ServeError::Open(OpenError::Postgres(
                 PgOpenError::Postgres(_) | PgOpenError::Silent | PgOpenError::Moved(_) | PgOpenError::Io(_),
             )) => "store-unreachable",
+            ServeError::Open(OpenError::Postgres(PgOpenError::Empty { .. })) => "store-empty",
             ServeError::Open(OpenError::Sqlite { .. } | OpenError::Io { .. }) => "store-unreadable",
             ServeError::Engine(EngineError::Append(_) | EngineError::Keeper(_)) => "store-failed",
             ServeError::Engine(EngineError::Panicked(_)) => "invariant",
@@ -138,9 +140,19 @@ impl ServeError {
             ServeError::Open(OpenError::Postgres(why)) => match why {
                 PgOpenError::Address(_) => "write it as postgres://USER@HOST:5432/DATABASE",
                 PgOpenError::InTheClear { .. } => {
-                    "have it on this machine or behind an encrypted tunnel; where the network between is trusted, `sslmode=disable` in the address says so"
+                    "leave `sslmode` out or say `verify-full`; where the network between is trusted, `sslmode=disable` says so"
                 }
-                PgOpenError::Damaged { .. } => "keep the database as it is and restore a copy of it",
+                PgOpenError::Authorities { .. } => {
+                    "`sslrootcert=FILE` in the address names a file with the certificate of the authority that PostgreSQL's is from"
+                }
+                PgOpenError::Untrusted { .. } => {
+                    "`sslrootcert=FILE` names the authority that its certificate is from, `sslmode=verify-ca` leaves its name out; where the network between is trusted, `sslmode=disable` does without"
+                }
+                PgOpenError::Damaged { .. } => {
+                    "`gangsaw fsck --store URL` names every fault; `gangsaw restore BACKUP --state DIR --store URL` fills an empty database from a backup"
+                }
+                PgOpenError::Empty { .. } => "name the database that the schedulers use",
+                PgOpenError::InUse { .. } => "stop the schedulers first; without --rebuild they may go on",
                 PgOpenError::Format { .. } => "use the version of gangsaw that wrote it",
                 PgOpenError::Postgres(_) | PgOpenError::Silent | PgOpenError::Moved(_) | PgOpenError::Io(_) => {
                     "the user needs a database in which it may create a schema; GANGSAW_STORE says which"
@@ -165,7 +177,12 @@ impl ServeError {
         match self {
             ServeError::InsecureBind(_)
             | ServeError::Tls(_)
-            | ServeError::Open(OpenError::Postgres(PgOpenError::Address(_) | PgOpenError::InTheClear { .. })) => 2,
+            | ServeError::Open(OpenError::Postgres(
+                PgOpenError::Address(_)
+                | PgOpenError::InTheClear { .. }
+                | PgOpenError::Authorities { .. }
+                | PgOpenError::InUse { .. },
+            )) => 2,
             ServeError::Bind { .. } | ServeError::Server(_) => 69,
             ServeError::Engine(EngineError::Panicked(_)) => 70,
             ServeError::StateFolder { .. }

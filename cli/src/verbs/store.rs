@@ -1,9 +1,9 @@
-//! `gangsaw fsck`, `backup` and `restore`: the scheduler's store on disk. They read the state folder itself and need no
-//! scheduler; the first two may run beside one.
+//! `gangsaw fsck`, `backup` and `restore`: the scheduler's store, in its folder or in a database. They read it themselves
+//! and need no scheduler; the first two may run beside one.
 
 use std::path::PathBuf;
 
-use gangsaw_scheduler::{BackupError, OpenError, RestoreError};
+use gangsaw_scheduler::{BackupError, OpenError, RestoreError, ServeError};
 use serde_json::json;
 
 use super::up;
@@ -15,7 +15,10 @@ pub(crate) struct Fsck {
     /// Where state is kept
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
-    /// Write tables again that differ from the log; no scheduler may use the folder meanwhile
+    /// The database that is the store; default a file in the state folder
+    #[arg(long, value_name = "URL", env = "GANGSAW_STORE", hide_env_values = true)]
+    store: Option<String>,
+    /// Write tables again that differ from the log; no scheduler may use the store meanwhile
     #[arg(long)]
     rebuild: bool,
 }
@@ -28,6 +31,9 @@ pub(crate) struct Backup {
     /// Where state is kept
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// The database that is the store; default a file in the state folder
+    #[arg(long, value_name = "URL", env = "GANGSAW_STORE", hide_env_values = true)]
+    store: Option<String>,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -38,6 +44,19 @@ pub(crate) struct Restore {
     /// Where state is kept from now on; it holds no scheduler's state yet
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
+    /// The database that is the store from now on, an empty one; default a file in the state folder
+    #[arg(long, value_name = "URL", env = "GANGSAW_STORE", hide_env_values = true)]
+    store: Option<String>,
+}
+
+/// Runs what waits for PostgreSQL apart from the thread that this runtime needs.
+fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(work).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Returns the URL of a store, if one was given.
+fn url(given: &Option<String>) -> Option<&str> {
+    given.as_deref().filter(|url| !url.is_empty())
 }
 
 const DAMAGED_HINT: &str = "`gangsaw fsck --state DIR` names every fault; `gangsaw restore BACKUP --state NEW-DIR` makes a new folder of a backup";
@@ -45,7 +64,11 @@ const DAMAGED_HINT: &str = "`gangsaw fsck --state DIR` names every fault; `gangs
 /// Runs `fsck`.
 pub(crate) fn fsck(format: Format, args: &Fsck) -> Result<u8, Failure> {
     let state = up::folder(args.state.as_deref())?;
-    let report = gangsaw_scheduler::fsck(&state, args.rebuild).map_err(unreadable)?;
+    let report = match url(&args.store) {
+        Some(url) => apart(|| gangsaw_scheduler::fsck_postgres(url, args.rebuild)),
+        None => gangsaw_scheduler::fsck(&state, args.rebuild),
+    };
+    let report = report.map_err(unreadable)?;
     let faults: Vec<_> = report
         .faults
         .iter()
@@ -70,7 +93,7 @@ pub(crate) fn fsck(format: Format, args: &Fsck) -> Result<u8, Failure> {
             format!("events      {} to {}, {} archive(s)\n", report.first_seq, report.last_seq, report.archives);
         text += &report.snapshot_seq.map_or(String::new(), |seq| format!("snapshot    follows event {seq}\n"));
         if report.live {
-            text += "checked     a copy: a scheduler uses the folder\n";
+            text += "checked     a copy: a scheduler uses the store\n";
         }
         if report.whole {
             let told = report.history;
@@ -105,8 +128,12 @@ fn unreadable(error: OpenError) -> Failure {
         OpenError::Format { .. } => {
             failure("store-format", sentence, "use the version of gangsaw that wrote it", STORE)
         }
-        OpenError::Sqlite { .. } | OpenError::Io { .. } | OpenError::Postgres(_) => {
+        OpenError::Sqlite { .. } | OpenError::Io { .. } => {
             failure("store-unreadable", sentence, "name the scheduler's folder with --state", STORE)
+        }
+        OpenError::Postgres(_) => {
+            let error = ServeError::Open(error);
+            failure(error.reason(), sentence, error.hint(), error.exit_code())
         }
     }
 }
@@ -121,9 +148,14 @@ fn sentence(error: &dyn std::error::Error) -> String {
 pub(crate) fn backup(format: Format, args: &Backup) -> Result<u8, Failure> {
     let state = up::folder(args.state.as_deref())?;
     let dest = std::path::absolute(&args.dest)?;
-    let backed = gangsaw_scheduler::backup(&state, &dest).map_err(|error| {
+    let backed = match url(&args.store) {
+        Some(url) => apart(|| gangsaw_scheduler::backup_postgres(url, &state, &dest)),
+        None => gangsaw_scheduler::backup(&state, &dest),
+    };
+    let backed = backed.map_err(|error| {
         let sentence = error.to_string();
         match error {
+            BackupError::Database(error) => unreadable(error),
             BackupError::Exists(_) => {
                 failure("backup-exists", sentence, "name a folder that does not exist", BAD_INPUT)
             }
@@ -155,9 +187,18 @@ pub(crate) fn backup(format: Format, args: &Backup) -> Result<u8, Failure> {
 pub(crate) fn restore(format: Format, args: &Restore) -> Result<u8, Failure> {
     let state = up::folder(args.state.as_deref())?;
     let user = std::env::var("USER").unwrap_or_else(|_| "operator".to_owned());
-    let restored = gangsaw_scheduler::restore(&args.backup, &state, &user).map_err(|error| {
+    let restored = match url(&args.store) {
+        Some(url) => apart(|| gangsaw_scheduler::restore_postgres(&args.backup, &state, url, &user)),
+        None => gangsaw_scheduler::restore(&args.backup, &state, &user),
+    };
+    let restored = restored.map_err(|error| {
         let sentence = error.to_string();
         match error {
+            RestoreError::Taken(_) => {
+                let hint = "name an empty database; `DROP SCHEMA gangsaw CASCADE` there gives the old one up";
+                failure("state-exists", sentence, hint, BAD_INPUT)
+            }
+            RestoreError::Database(error) => unreadable(error),
             RestoreError::Occupied(_) => {
                 failure("state-exists", sentence, "name another folder with --state, or move this one away", BAD_INPUT)
             }
@@ -178,11 +219,11 @@ pub(crate) fn restore(format: Format, args: &Restore) -> Result<u8, Failure> {
         "lost_ms": restored.lost_ms,
         "next_job": restored.next_job,
     });
+    let holds = url(&args.store).map_or_else(|| state.display().to_string(), |_| "the database".to_owned());
     object(format, value, || {
         format!(
-            "{} holds what the backup held; what happened in the {} s since is not known, and jobs \
+            "{holds} holds what the backup held; what happened in the {} s since is not known, and jobs \
              are numbered from {} on; tokens that were revoked since must be revoked again\n",
-            state.display(),
             restored.lost_ms.div_ceil(1_000),
             restored.next_job
         )

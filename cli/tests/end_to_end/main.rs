@@ -10,6 +10,7 @@ mod broken;
 mod clean;
 mod clocks;
 mod cluster;
+mod database;
 mod diagnostics;
 mod disk;
 mod door;
@@ -25,6 +26,8 @@ mod pages;
 mod people;
 mod quickstart;
 mod relay;
+#[path = "../../../scheduler/src/store/tests/secure.rs"]
+mod secure;
 #[path = "../../../scheduler/src/store/tests/server.rs"]
 mod server;
 mod shapes;

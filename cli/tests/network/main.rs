@@ -10,7 +10,11 @@
 #[expect(dead_code, reason = "the other tests of this executable need more of it")]
 #[path = "../end_to_end/cluster.rs"]
 mod cluster;
+mod leader;
 mod loss;
 mod partition;
+#[expect(dead_code, reason = "the other tests of this executable need more of it")]
+#[path = "../../../scheduler/src/store/tests/server.rs"]
+mod server;
 mod stops;
 mod wire;

@@ -1,4 +1,5 @@
-//! Two machines on one kernel: namespaces `near` (scheduler, people) and `far` (an agent), and the cable.
+//! Two machines on one kernel: namespaces `near` (scheduler, people, a database) and `far` (an agent, another scheduler),
+//! and the cable.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -9,8 +10,8 @@ use serde_json::Value;
 use crate::cluster::{Daemon, Place, cannot_run, eventually, is_alive};
 
 /// The scheduler's address on the cable; the agent has the next one.
-const NEAR: &str = "127.5.0.1";
-const FAR: &str = "127.5.0.2";
+pub(crate) const NEAR: &str = "127.5.0.1";
+pub(crate) const FAR: &str = "127.5.0.2";
 
 /// Where a process is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +33,7 @@ fn does(words: &[&str]) -> bool {
 
 impl Wire {
     /// Lays a cable, or says that it cannot be done here.
-    fn lay() -> Option<Wire> {
+    pub(crate) fn lay() -> Option<Wire> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let wire = Wire { number };
@@ -69,7 +70,7 @@ impl Wire {
     }
 
     /// The same command on one side. `ip netns exec` would hide the cgroups, so it is `nsenter`.
-    fn on(&self, side: Side, command: &Command) -> Command {
+    pub(crate) fn on(&self, side: Side, command: &Command) -> Command {
         let mut entered = Command::new("nsenter");
         entered.arg(format!("--net=/var/run/netns/{}", self.namespace(side))).arg("--");
         entered.arg(command.get_program()).args(command.get_args()).env_clear();
@@ -79,6 +80,17 @@ impl Wire {
         }
         entered.stdin(std::process::Stdio::null());
         entered
+    }
+
+    /// Does something in a thread that is on one side, so that what it starts is there.
+    pub(crate) fn there<T: Send>(&self, side: Side, what: impl FnOnce() -> T + Send) -> T {
+        let namespace = std::fs::File::open(format!("/var/run/netns/{}", self.namespace(side))).unwrap();
+        let moved = || {
+            let network = Some(rustix::thread::LinkNameSpaceType::Network);
+            rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), network).unwrap();
+            what()
+        };
+        std::thread::scope(|scope| scope.spawn(moved).join()).unwrap()
     }
 
     /// What happens to packets that arrive on this side.

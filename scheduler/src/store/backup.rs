@@ -1,7 +1,8 @@
 //! Copies of a store that can be restored, made while its scheduler works.
 //!
 //! A backup is a folder: the database as it was at one moment, the archives of what was moved out of it before, and the
-//! small files that make a scheduler itself again (token, certificates). `backup.json` lists every file with its length
+//! small files that make a scheduler itself again (token, certificates). It is the same folder whichever kind the store
+//! is, so that it can be restored into either. `backup.json` lists every file with its length
 //! and checksum, and is written last. Copies of tasks' logs are not in it.
 //!
 //! Invariants:
@@ -17,6 +18,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::fsck::Place;
+use super::postgres::copy as database;
+use super::postgres::link::Target;
+use super::sqlite::OpenError;
 use super::{archive, fsck, sqlite};
 use crate::clock::wall_ms;
 
@@ -79,6 +84,9 @@ pub enum BackupError {
         /// Why not.
         source: rusqlite::Error,
     },
+    /// PostgreSQL cannot be copied.
+    #[error("cannot copy the store")]
+    Database(#[source] OpenError),
     /// A file cannot be read or written.
     #[error("cannot copy {path}: {source}")]
     Io {
@@ -99,19 +107,51 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
 /// # Errors
 /// `dest` exists, the store is damaged, or something cannot be copied; then there is no `dest`.
 pub fn backup(state_dir: &Path, dest: &Path) -> Result<Backed, BackupError> {
+    let source = state_dir.join("scheduler");
+    let path = source.join("gangsaw.db");
+    std::fs::metadata(&path).map_err(at(&path))?;
+    make(dest, Place::file(&path), |folder| {
+        copy_store(&source, folder)?;
+        copy_others(&source, folder, &LEFT_OUT)
+    })
+}
+
+/// Backs the store in the database that `url` names up as the new folder `dest`, with the small files of the scheduler
+/// in `state_dir` if there is one.
+///
+/// It waits on the calling thread, which must not be one of a runtime's.
+///
+/// # Errors
+/// As those of [`backup`].
+pub fn backup_postgres(url: &str, state_dir: &Path, dest: &Path) -> Result<Backed, BackupError> {
+    let target = Target::open(url).map_err(|error| BackupError::Database(error.into()))?;
+    let source = state_dir.join("scheduler");
+    make(dest, Place::database(&target), |folder| {
+        database::copy_out(&target, folder).map_err(BackupError::Database)?;
+        if source.is_dir() { copy_others(&source, folder, &LEFT_OUT) } else { Ok(()) }
+    })
+}
+
+/// Makes the folder `dest` of what `copy` puts into a scheduler's folder.
+fn make(dest: &Path, place: Place, copy: impl FnOnce(&Path) -> Result<(), BackupError>) -> Result<Backed, BackupError> {
     if dest.symlink_metadata().is_ok() {
         return Err(BackupError::Exists(dest.to_owned()));
     }
-    let source = state_dir.join("scheduler");
-    std::fs::metadata(source.join("gangsaw.db")).map_err(at(&source.join("gangsaw.db")))?;
     let mut name = dest.file_name().unwrap_or_default().to_owned();
     name.push(format!(".unfinished-{}", std::process::id()));
     let fresh = dest.with_file_name(name);
-    let done = fill(&source, &fresh).and_then(|backed| {
-        std::fs::rename(&fresh, dest).map_err(at(dest))?;
-        sync(dest.parent().unwrap_or(Path::new("/")))?;
-        Ok(backed)
-    });
+    let folder = fresh.join("scheduler");
+    let private = |path: &Path| std::fs::DirBuilder::new().mode(0o700).create(path).map_err(at(path));
+    let done = private(&fresh)
+        .and_then(|()| private(&folder))
+        .and_then(|()| private(&folder.join("archive")))
+        .and_then(|()| copy(&folder))
+        .and_then(|()| seal(&fresh, &folder, &place))
+        .and_then(|backed| {
+            std::fs::rename(&fresh, dest).map_err(at(dest))?;
+            sync(dest.parent().unwrap_or(Path::new("/")))?;
+            Ok(backed)
+        });
     if done.is_err() {
         // What is left of it is of no use to anybody; the error says why.
         let _ = std::fs::remove_dir_all(&fresh);
@@ -119,16 +159,11 @@ pub fn backup(state_dir: &Path, dest: &Path) -> Result<Backed, BackupError> {
     done
 }
 
-fn fill(source: &Path, fresh: &Path) -> Result<Backed, BackupError> {
-    let folder = fresh.join("scheduler");
-    let private = |path: &Path| std::fs::DirBuilder::new().mode(0o700).create(path).map_err(at(path));
-    private(fresh)?;
-    private(&folder)?;
-    private(&folder.join("archive"))?;
+/// Copies database and archives of a scheduler's folder.
+fn copy_store(source: &Path, folder: &Path) -> Result<(), BackupError> {
     let (from, to) = (source.join("gangsaw.db"), folder.join("gangsaw.db"));
     let sqlite = |source| BackupError::Sqlite { path: from.clone(), source };
     fsck::vacuum_into(&from, &to).map_err(sqlite)?;
-    std::fs::set_permissions(&to, std::os::unix::fs::PermissionsExt::from_mode(0o600)).map_err(at(&to))?;
     let last_seq = last_seq(&to).map_err(sqlite)?;
     for (_, last, file) in archive::list(&source.join("archive")).map_err(at(&source.join("archive")))? {
         if last <= last_seq {
@@ -136,9 +171,17 @@ fn fill(source: &Path, fresh: &Path) -> Result<Backed, BackupError> {
             copy(&file, &to).map_err(at(&file))?;
         }
     }
-    copy_others(source, &folder, &LEFT_OUT)?;
+    Ok(())
+}
+
+/// Checks what was copied, lists it, and syncs it.
+fn seal(fresh: &Path, folder: &Path, place: &Place) -> Result<Backed, BackupError> {
+    let database = folder.join("gangsaw.db");
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&database, private).map_err(at(&database))?;
+    let last_seq = last_seq(&database).map_err(|source| BackupError::Sqlite { path: database.clone(), source })?;
     let scratch = tempfile::tempdir().map_err(at(fresh))?;
-    let checked = fsck::examine(&folder, (&to, &to), scratch.path(), false)
+    let checked = fsck::examine(folder, (place, &database), scratch.path(), false)
         .map_err(|error| BackupError::Damaged(error.to_string()))?;
     // Rows can be written again from the log; the log cannot.
     if let Some(fault) = checked.faults.iter().find(|fault| fault.reason != "rows-differ") {
@@ -148,7 +191,7 @@ fn fill(source: &Path, fresh: &Path) -> Result<Backed, BackupError> {
         let _ = std::fs::remove_file(folder.join(left));
     }
     let mut files = Vec::new();
-    list(fresh, &folder, &mut files)?;
+    list(fresh, folder, &mut files)?;
     let backed =
         Backed { last_seq, files: files.len() as u64, bytes: files.iter().map(|entry| entry.bytes).sum::<u64>() };
     let manifest = Manifest {
@@ -161,7 +204,7 @@ fn fill(source: &Path, fresh: &Path) -> Result<Backed, BackupError> {
     };
     let text = serde_json::to_vec_pretty(&manifest).map_err(|error| BackupError::Damaged(error.to_string()))?;
     write(&fresh.join(MANIFEST), &text).map_err(at(&fresh.join(MANIFEST)))?;
-    for synced in [&folder.join("archive"), &folder, fresh] {
+    for synced in [&folder.join("archive"), folder, fresh] {
         sync(synced)?;
     }
     Ok(backed)

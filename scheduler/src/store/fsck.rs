@@ -6,11 +6,13 @@
 //! A whole log is also read by the history checker, the one that judges the simulator: what must hold between events,
 //! found without the code that decided and folded them.
 //!
-//! A store that a scheduler uses is copied first (`VACUUM INTO`), so that checking never holds it up; nothing but
-//! `rebuild`, which wants the store for itself, writes.
+//! A store that a scheduler uses is copied first (`VACUUM INTO`), so that checking never holds it up, and a database
+//! always is; nothing but `rebuild`, which wants the store for itself, writes.
 //!
-//! Elsewhere: comparing and rewriting rows is `tables`; backups are `backup`.
+//! Elsewhere: comparing and rewriting rows is `tables`; backups are `backup`; copying a database is `postgres::copy`.
 
+mod database;
+mod place;
 mod tables;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,6 +29,8 @@ use super::sqlite::{self, OpenError};
 use super::wal::{self, Tail};
 use super::{Loaded, keeper, load_snapshot, take};
 use crate::wire::view::Now;
+pub use database::fsck_postgres;
+pub(super) use place::Place;
 use tables::Tables;
 
 /// What is wrong, where, and what to do about it.
@@ -75,9 +79,6 @@ pub struct Told {
     pub open: u64,
 }
 
-const RESTORE: &str = "restore a backup into a new folder: `gangsaw restore BACKUP --state DIR`";
-const REBUILD: &str = "`gangsaw fsck --rebuild` writes them again from the log";
-
 /// The longest run of sound events up to the end.
 #[derive(Clone, Copy, Debug, Default)]
 struct Run {
@@ -88,7 +89,7 @@ struct Run {
 /// A check on its way.
 struct Check<'a> {
     archives: PathBuf,
-    path: &'a Path,
+    place: &'a Place,
     connection: Connection,
     report: Report,
 }
@@ -116,11 +117,12 @@ pub fn fsck(state_dir: &Path, rebuild: bool) -> Result<Report, OpenError> {
     } else {
         path.as_path()
     };
-    let mut report = examine(&folder, (&path, reading), scratch.path(), rebuild)?;
+    let place = Place::file(&path);
+    let mut report = examine(&folder, (&place, reading), scratch.path(), rebuild)?;
     report.live = live;
     if let (false, Ok(Tail::Damaged { frame })) = (live, wal::inspect(&folder.join("gangsaw.db-wal"))) {
         let message = format!("{} is damaged at frame {frame}", folder.join("gangsaw.db-wal").display());
-        report.faults.insert(0, Fault { reason: "store-damaged", message, hint: RESTORE });
+        report.faults.insert(0, Fault { reason: "store-damaged", message, hint: place.restore });
     }
     Ok(report)
 }
@@ -131,18 +133,18 @@ pub(super) fn vacuum_into(path: &Path, copy: &Path) -> rusqlite::Result<()> {
     connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()]).map(|_| ())
 }
 
-/// Checks the archives of `folder` and the database that is read from `reading` and named `path`.
+/// Checks the archives of `folder` and the database that is read from `reading` and called `place`.
 pub(super) fn examine(
     folder: &Path,
-    (path, reading): (&Path, &Path),
+    (place, reading): (&Place, &Path),
     scratch: &Path,
     rebuild: bool,
 ) -> Result<Report, OpenError> {
-    let sqlite = |source| OpenError::Sqlite { path: path.to_owned(), source };
+    let sqlite = |source| OpenError::Sqlite { path: place.database.clone(), source };
     let connection = sqlite::connect_read_only(reading).map_err(sqlite)?;
-    let mut check = Check { archives: folder.join("archive"), path, connection, report: Report::default() };
+    let mut check = Check { archives: folder.join("archive"), place, connection, report: Report::default() };
     if let Err(source) = check.pages() {
-        check.fault("store-damaged", format!("{} is damaged: {source}", path.display()), RESTORE);
+        check.lost("store-damaged", format!("{} is damaged: {source}", place.database.display()));
     }
     if check.report.faults.is_empty() {
         let run = check.bytes()?;
@@ -156,8 +158,13 @@ impl Check<'_> {
         self.report.faults.push(Fault { reason, message, hint });
     }
 
+    /// A fault that only a backup undoes.
+    fn lost(&mut self, reason: &'static str, message: String) {
+        self.fault(reason, message, self.place.restore);
+    }
+
     fn damaged(&mut self, place: &Path, what: &str) {
-        self.fault("store-damaged", format!("{} is damaged at {what}", place.display()), RESTORE);
+        self.lost("store-damaged", format!("{} is damaged at {what}", place.display()));
     }
 
     /// Lets SQLite look at its pages, and reads the format.
@@ -166,11 +173,11 @@ impl Check<'_> {
         let said = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<rusqlite::Result<Vec<_>>>()?;
         drop(statement);
         for line in said.iter().filter(|line| *line != "ok") {
-            self.damaged(self.path, &line.replace('\n', ", "));
+            self.damaged(&self.place.database, &line.replace('\n', ", "));
         }
         let found = sqlite::meta(&self.connection, "format")?.unwrap_or(0);
         if found != sqlite::FORMAT {
-            let message = format!("{} has store format {found}, not {}", self.path.display(), sqlite::FORMAT);
+            let message = format!("{} has store format {found}, not {}", self.place.database.display(), sqlite::FORMAT);
             self.fault("store-format", message, "use the version of gangsaw that wrote it");
         }
         Ok(())
@@ -181,19 +188,20 @@ impl Check<'_> {
         let archives = self.archives.clone();
         let listed = archive::list(&archives).map_err(|source| OpenError::Io { path: archives, source })?;
         for (first, last, file) in listed {
+            let called = self.place.archive(&file, first);
             match archive::read(&file) {
-                Ok(batches) => batches.iter().for_each(|batch| each(self, &file, batch)),
+                Ok(batches) => batches.iter().for_each(|batch| each(self, &called, batch)),
                 Err(error) => {
                     // Its events are not missing: they cannot be read, which is said once.
                     let what = format!("events {first} to {last}: {error}");
                     if !self.report.faults.iter().any(|fault| fault.message.contains(&what)) {
-                        self.damaged(&file, &what);
+                        self.damaged(&called, &what);
                     }
-                    each(self, &file, &Archived { first_seq: first, last_seq: last, wall_ms: 0, frames: Vec::new() });
+                    each(self, &called, &Archived { first_seq: first, last_seq: last, wall_ms: 0, frames: Vec::new() });
                 }
             }
         }
-        let path = self.path.to_owned();
+        let path = self.place.database.clone();
         let sqlite = |source| OpenError::Sqlite { path: path.clone(), source };
         let sql = "SELECT first_seq, last_seq, wall_ms, frames FROM batch WHERE first_seq > ?1 ORDER BY first_seq";
         let mut after = 0_i64;
@@ -214,7 +222,7 @@ impl Check<'_> {
         let mut archived = 0;
         self.report.archives = archive::list(&self.archives).map_or(0, |files| files.len() as u64);
         self.batches(&mut |check, source, batch| {
-            if source != check.path {
+            if source != check.place.database {
                 archived = batch.last_seq;
             }
             check.batch(source, batch, &mut run);
@@ -223,13 +231,15 @@ impl Check<'_> {
         let ends: Option<i64> = self
             .connection
             .query_row("SELECT max(last_seq) FROM batch", [], |row| row.get(0))
-            .map_err(|source| OpenError::Sqlite { path: self.path.to_owned(), source })?;
+            .map_err(|source| OpenError::Sqlite { path: self.place.database.clone(), source })?;
         let snapshot = sqlite::meta(&self.connection, "snapshot_seq").ok().flatten().unwrap_or(0);
         let ends = ends.unwrap_or(0).max(snapshot).cast_unsigned();
         if ends < archived {
-            let message =
-                format!("{} ends at event {ends}, and an archive has events up to {archived}", self.path.display());
-            self.fault("store-incomplete", message, RESTORE);
+            let message = format!(
+                "{} ends at event {ends}, and an archive has events up to {archived}",
+                self.place.database.display()
+            );
+            self.lost("store-incomplete", message);
         }
         Ok(run)
     }
@@ -244,7 +254,7 @@ impl Check<'_> {
             run.from = batch.first_seq;
         } else if batch.first_seq > run.next {
             let missing = format!("events {} to {} are missing", run.next, batch.first_seq - 1);
-            self.fault("store-incomplete", format!("{}: {missing}", source.display()), RESTORE);
+            self.lost("store-incomplete", format!("{}: {missing}", source.display()));
             run.from = batch.first_seq;
         }
         run.next = batch.last_seq + 1;
@@ -260,10 +270,10 @@ impl Check<'_> {
     /// Folds the log from as early as it is whole, and compares what comes out.
     fn fold(&mut self, run: Run, reading: &Path, scratch: &Path, rebuild: bool) -> Result<(), OpenError> {
         let mut loaded = Loaded { state: State::new(), last_wall_ms: 0 };
-        let snapshot = match load_snapshot(&self.connection, self.path, &mut loaded) {
+        let snapshot = match load_snapshot(&self.connection, &self.place.database, &mut loaded) {
             Ok(seq) => seq,
             Err(error) => {
-                self.fault("store-damaged", error.to_string(), RESTORE);
+                self.lost("store-damaged", error.to_string());
                 0
             }
         };
@@ -271,11 +281,11 @@ impl Check<'_> {
         self.report.last_seq = self.report.last_seq.max(snapshot);
         self.report.whole = run.from <= 1 && (run.next > 0 || snapshot == 0);
         if !self.report.whole && snapshot + 1 < run.from {
-            let message = format!("{} has no snapshot that event {} follows", self.path.display(), run.from);
-            self.fault("store-incomplete", message, RESTORE);
+            let message = format!("{} has no snapshot that event {} follows", self.place.database.display(), run.from);
+            self.lost("store-incomplete", message);
             return Ok(());
         }
-        let sqlite = |source| OpenError::Sqlite { path: self.path.to_owned(), source };
+        let sqlite = |source| OpenError::Sqlite { path: self.place.database.clone(), source };
         let mut tables = Tables::new(&scratch.join("folded.db")).map_err(sqlite)?;
         let (mut state, mut done) = (State::new(), 0);
         if !self.report.whole {
@@ -301,8 +311,9 @@ impl Check<'_> {
                 }
             }
             if done == snapshot && !state.same_as(&loaded.state) {
-                let message = format!("{}: the snapshot is not what {snapshot} events come to", check.path.display());
-                check.fault("snapshot-differs", message, RESTORE);
+                let message =
+                    format!("{}: the snapshot is not what {snapshot} events come to", check.place.database.display());
+                check.lost("snapshot-differs", message);
             }
         })?;
         if broken.is_none() {
@@ -314,12 +325,12 @@ impl Check<'_> {
             open: history.open(),
         });
         if let Some((reason, message)) = broken {
-            self.fault(reason, message, RESTORE);
+            self.lost(reason, message);
         } else if self.report.faults.is_empty() {
             let (rebuilt, faults) = tables.settle(reading, self.report.whole, rebuild).map_err(sqlite)?;
             self.report.rebuilt = rebuilt;
             for message in faults {
-                self.fault("rows-differ", format!("{}: {message}", self.path.display()), REBUILD);
+                self.fault("rows-differ", format!("{}: {message}", self.place.database.display()), self.place.rebuild);
             }
         }
         Ok(())

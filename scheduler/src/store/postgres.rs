@@ -11,6 +11,7 @@
 //! Elsewhere: who leads is `lead`; reading the log is `follow`; snapshots and archives are `tidy`; the columns are
 //! `tables`.
 
+pub(crate) mod copy;
 mod error;
 pub(crate) mod follow;
 mod history;
@@ -20,6 +21,7 @@ pub(crate) mod read;
 pub(crate) mod schema;
 mod tables;
 mod tidy;
+pub(crate) mod tls;
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -357,4 +359,4 @@ impl Store for PostgresStore {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

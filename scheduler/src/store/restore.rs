@@ -4,7 +4,10 @@
 //! core's `ClusterRestored`: numbers go on above all that was given since the backup, and nodes and leases of the lost
 //! time are stopped or adopted, never confused.
 //!
-//! Invariant: the store has its name only when it is whole, opened once, and its new event is synced.
+//! Into PostgreSQL it is the same: the folder is made, with the new event, and then the database is made of it.
+//!
+//! Invariant: the store has its name only when it is whole, opened once, and its new event is synced. A database gets its
+//! tables in one transaction.
 //!
 //! Elsewhere: what the event means is `gangsaw_core::restore`; backups are made by `backup`.
 
@@ -19,6 +22,9 @@ use gangsaw_core::time::{Millis, Time};
 
 use super::backup::{MANIFEST, MANIFEST_FORMAT, Manifest, copy, sum};
 use super::contract::{AppendError, Store};
+use super::postgres::PgOpenError;
+use super::postgres::copy as database;
+use super::postgres::link::Target;
 use super::project::Projection;
 use super::sqlite::{self, OpenError};
 use super::{Loaded, SqliteStore};
@@ -44,6 +50,12 @@ pub enum RestoreError {
     /// There is a scheduler's state already.
     #[error("{0} exists")]
     Occupied(PathBuf),
+    /// There is a scheduler's state in the database already.
+    #[error("{0} has tables of gangsaw already")]
+    Taken(String),
+    /// PostgreSQL cannot be used.
+    #[error("cannot write the store")]
+    Database(#[source] OpenError),
     /// The folder is no backup, or one of another version.
     #[error("{path} is no backup that this version reads: {why}")]
     NotABackup {
@@ -89,18 +101,60 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> RestoreError {
 /// # Errors
 /// The backup is damaged, the folder is in use, or something cannot be written; then the folder is as before.
 pub fn restore(backup: &Path, state_dir: &Path, actor: &str) -> Result<Restored, RestoreError> {
-    let (actor, request_id) = (Actor::new(actor)?, RequestId::new("restore")?);
-    let by = By { actor, request_id };
     let target = state_dir.join("scheduler");
     if target.symlink_metadata().is_ok() {
         return Err(RestoreError::Occupied(target));
     }
+    make(backup, state_dir, actor, |fresh| settle(fresh, state_dir))
+}
+
+/// Restores `backup` into the database that `url` names, which has no tables of a scheduler. The small files go into the
+/// state folder, if it has no scheduler's yet; one that is there is left as it is.
+///
+/// It waits on the calling thread, which must not be one of a runtime's.
+///
+/// # Errors
+/// The backup is damaged, the database is in use, or something cannot be written; then the database is as before.
+pub fn restore_postgres(backup: &Path, state_dir: &Path, url: &str, actor: &str) -> Result<Restored, RestoreError> {
+    let refused = |error: PgOpenError| RestoreError::Database(error.into());
+    let target = Target::open(url).map_err(refused)?;
+    let taken = || RestoreError::Taken(target.shown());
+    // Told before anything is copied; that it is still so is looked at again with the tables.
+    if database::is_taken(&target).map_err(refused)? {
+        return Err(taken());
+    }
+    make(backup, state_dir, actor, |fresh| {
+        if !database::copy_in(&target, fresh).map_err(RestoreError::Database)? {
+            return Err(taken());
+        }
+        if state_dir.join("scheduler").symlink_metadata().is_ok() {
+            return std::fs::remove_dir_all(fresh).map_err(at(fresh));
+        }
+        for file in ["gangsaw.db", "gangsaw.db-wal", "gangsaw.db-shm", "gangsaw.db.lock"] {
+            // Closing a database takes two of them away.
+            let _ = std::fs::remove_file(fresh.join(file));
+        }
+        let archives = fresh.join("archive");
+        if archives.exists() {
+            std::fs::remove_dir_all(&archives).map_err(at(&archives))?;
+        }
+        settle(fresh, state_dir)
+    })
+}
+
+/// Makes a scheduler's folder of a backup under a name of its own, and has it `settled`.
+fn make(
+    backup: &Path,
+    state_dir: &Path,
+    actor: &str,
+    settled: impl FnOnce(&Path) -> Result<(), RestoreError>,
+) -> Result<Restored, RestoreError> {
+    let by = By { actor: Actor::new(actor)?, request_id: RequestId::new("restore")? };
     let manifest = verified(backup)?;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(at(state_dir))?;
     let fresh = state_dir.join(format!("scheduler.unfinished-{}", std::process::id()));
     let done = fill(backup, &manifest, &fresh, by).and_then(|restored| {
-        std::fs::rename(&fresh, &target).map_err(at(&target))?;
-        std::fs::File::open(state_dir).and_then(|folder| folder.sync_all()).map_err(at(state_dir))?;
+        settled(&fresh)?;
         Ok(restored)
     });
     if done.is_err() {
@@ -108,6 +162,13 @@ pub fn restore(backup: &Path, state_dir: &Path, actor: &str) -> Result<Restored,
         let _ = std::fs::remove_dir_all(&fresh);
     }
     done
+}
+
+/// Gives the folder its name.
+fn settle(fresh: &Path, state_dir: &Path) -> Result<(), RestoreError> {
+    let target = state_dir.join("scheduler");
+    std::fs::rename(fresh, &target).map_err(at(&target))?;
+    std::fs::File::open(state_dir).and_then(|folder| folder.sync_all()).map_err(at(state_dir))
 }
 
 /// Reads the list of a backup and compares every file with it.

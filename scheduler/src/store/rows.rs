@@ -1,16 +1,28 @@
 //! The rows that people and history queries read: jobs, attempts, nodes and usage, in words and numbers.
 //!
 //! Rows are projected from the events of a batch (`project`) and become durable with it, so whoever opens the database
-//! sees the cluster as it was at one moment. They are the same in every kind of store; a store says how each is
-//! written. Columns are for reading: states are words, times are wall times in ms since 1970, absent is null.
+//! sees the cluster as it was at one moment. They are the same in every kind of store, so that one can be made of the
+//! other; a store says how each is written. Columns are for reading: states are words, times are wall times in ms since
+//! 1970, absent is null.
 //!
 //! Invariants: the log is the truth, so a row that is lost or changed by hand decides nothing and can be written again;
 //! a batch writes each job, attempt and node once at most; elements that ended well in their first attempt have no row
 //! of their own.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use gangsaw_core::id::{JobName, NodeName, QueueName, Tenant};
+
+/// Returns a number as every kind of store can hold it: what a node claims beyond the largest signed one is that.
+pub(crate) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Returns a text as every kind of store can hold it: with every character but one.
+pub(crate) fn plain(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { Cow::Owned(text.replace('\0', "\u{fffd}")) } else { Cow::Borrowed(text) }
+}
 
 /// One change of what people read.
 #[derive(Clone, Debug, PartialEq)]

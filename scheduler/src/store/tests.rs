@@ -1,6 +1,7 @@
 //! A store comes back as it was, finds what was damaged, and stays small.
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+pub(super) mod secure;
 pub(super) mod server;
 pub(super) mod suite;
 pub(super) mod wire;

@@ -18,9 +18,11 @@ use super::super::{SqliteStore, parts};
 use super::*;
 use crate::clock::wall_ms;
 
+mod database;
+
 /// A store at work, with rows, as the engine writes it.
 struct Work {
-    store: SqliteStore,
+    store: Box<dyn Store>,
     state: State,
     at: u64,
     base_wall_ms: u64,
@@ -33,6 +35,10 @@ impl Work {
         std::fs::create_dir_all(&folder).unwrap();
         let (mut store, loaded) = SqliteStore::open(&folder, None).unwrap();
         store.snapshot_every = snapshot_every;
+        Work::on(Box::new(store), loaded)
+    }
+
+    fn on(store: Box<dyn Store>, loaded: Loaded) -> Work {
         let at = loaded.state.now().0;
         Work { store, state: loaded.state, at, base_wall_ms: wall_ms() - 1_000_000, reports: 0 }
     }
@@ -105,7 +111,14 @@ impl Work {
 
 /// A store with a snapshot, archives, ended, failed, cancelled, forgotten, running and waiting jobs.
 fn sample(state_dir: &Path) -> State {
-    let mut work = Work::open(state_dir, 25);
+    let state = sample_of(|snapshot_every| Work::open(state_dir, snapshot_every), || ());
+    std::fs::write(state_dir.join("scheduler/token"), "ab".repeat(32)).unwrap();
+    state
+}
+
+/// The same wherever it is opened; `archived` waits until the store has archived something.
+fn sample_of(open: impl Fn(u64) -> Work, archived: impl Fn()) -> State {
+    let mut work = open(25);
     work.hello();
     for number in 0..30 {
         work.submit();
@@ -118,12 +131,12 @@ fn sample(state_dir: &Path) -> State {
     for id in (1..6).filter(|id| ended(&work.state, *id)).collect::<Vec<_>>() {
         work.forget(JobId(id));
     }
+    archived();
     drop(work.store);
     // The first start archives what the last snapshot covers; the rest stays in the database.
-    let mut work = Work::open(state_dir, 1_000_000);
+    let mut work = open(1_000_000);
     work.submit();
     drop(work.store);
-    std::fs::write(state_dir.join("scheduler/token"), "ab".repeat(32)).unwrap();
     work.state
 }
 

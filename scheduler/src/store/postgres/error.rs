@@ -14,10 +14,39 @@ pub enum PgOpenError {
     #[error("the store's address is not a postgres:// URL")]
     Address(#[source] tokio_postgres::Error),
     /// It would be spoken to in the clear.
-    #[error("PostgreSQL at {host} would be spoken to in the clear: there is no TLS to a database yet")]
+    #[error("PostgreSQL at {host} might be spoken to in the clear")]
     InTheClear {
         /// The server.
         host: String,
+    },
+    /// It would not be known whom to believe.
+    #[error("certificates of authorities from {what} cannot be used")]
+    Authorities {
+        /// Where they should be.
+        what: String,
+        /// Why they cannot.
+        #[source]
+        why: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It has no TLS, or is not who it should be.
+    #[error("there is no TLS with PostgreSQL at {host} that could be trusted")]
+    Untrusted {
+        /// The server.
+        host: String,
+        /// Why not.
+        source: tokio_postgres::Error,
+    },
+    /// There are no tables of a scheduler.
+    #[error("{shown} has no tables of gangsaw")]
+    Empty {
+        /// The database.
+        shown: String,
+    },
+    /// A scheduler leads there, or began to.
+    #[error("a scheduler is using {shown}")]
+    InUse {
+        /// The database.
+        shown: String,
     },
     /// The tables were written by another version.
     #[error("{shown} has store format {found}, and this version reads {format}", format = schema::FORMAT)]
@@ -53,6 +82,7 @@ impl From<LinkError> for PgOpenError {
     fn from(error: LinkError) -> PgOpenError {
         match error {
             LinkError::Postgres(error) => PgOpenError::Postgres(error),
+            LinkError::Untrusted { host, source } => PgOpenError::Untrusted { host, source },
             LinkError::Silent => PgOpenError::Silent,
             LinkError::Older { .. } | LinkError::Behind => PgOpenError::Moved(error.into()),
         }
@@ -73,6 +103,10 @@ impl PgOpenError {
             PgOpenError::Silent | PgOpenError::Moved(_) => true,
             PgOpenError::Address(_)
             | PgOpenError::InTheClear { .. }
+            | PgOpenError::Authorities { .. }
+            | PgOpenError::Untrusted { .. }
+            | PgOpenError::Empty { .. }
+            | PgOpenError::InUse { .. }
             | PgOpenError::Format { .. }
             | PgOpenError::Damaged { .. }
             | PgOpenError::Io(_) => false,

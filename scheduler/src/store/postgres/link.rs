@@ -12,22 +12,23 @@
 //!   role that says otherwise is overruled, and no time-out of theirs may cut the wait short. Where somebody does, the
 //!   connection ends before the answer is seen, so that the commit counts as unclear.
 //!
-//! Elsewhere: which of several servers is used is `hosts`.
+//! Elsewhere: which of several servers is used is `hosts`; whether by TLS, and whom that believes, is `tls`.
 
 use std::future::Future;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::FuturesUnordered;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
-use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls};
+use tokio_postgres::config::{Host, TargetSessionAttrs};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, NoTls};
 use tokio_util::sync::CancellationToken;
 
 use super::error::PgOpenError;
 use super::hosts::Known;
+use super::tls::{Asked, Way, is_refusal};
 
 /// How long a connection may take to be made, its session's beginning included.
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
@@ -55,6 +56,14 @@ pub(crate) enum LinkError {
     /// It refused, or the connection broke.
     #[error(transparent)]
     Postgres(#[from] Error),
+    /// It has no TLS, or is not who it should be.
+    #[error("there is no TLS with PostgreSQL at {host} that could be trusted")]
+    Untrusted {
+        /// The server.
+        host: String,
+        /// Why not.
+        source: Error,
+    },
     /// It took what was said and did not answer in time.
     #[error("PostgreSQL does not answer")]
     Silent,
@@ -129,32 +138,30 @@ impl Drop for Driver {
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     config: Config,
-    /// One for each server.
-    servers: Vec<Config>,
+    /// One for each server, and how it is spoken to.
+    servers: Vec<(Config, Way)>,
     /// What is known of them.
     pub(crate) known: Known,
     driver: Arc<Driver>,
 }
 
 impl Target {
-    /// Reads a `postgres://` URL. What leaves this machine would do so in the clear: `sslmode=disable` must say so.
+    /// Reads a `postgres://` URL. What leaves this machine in the clear does so because it says `sslmode=disable`.
     pub(crate) fn parse(url: &str, known: Known, driver: Arc<Driver>) -> Result<Target, PgOpenError> {
-        let config: Config = url.parse().map_err(PgOpenError::Address)?;
-        if let Some(host) = in_the_clear(&config) {
-            return Err(PgOpenError::InTheClear { host });
-        }
-        let servers = servers(&config);
+        let (rest, asked) = Asked::take(url);
+        let config: Config = rest.parse().map_err(PgOpenError::Address)?;
+        let servers = servers(&config, &asked.and(&config))?;
         Ok(Target { config, servers, known, driver })
+    }
+
+    /// Reads a URL for somebody who asks once.
+    pub(crate) fn open(url: &str) -> Result<Target, PgOpenError> {
+        Target::parse(url, Known::default(), Driver::start()?)
     }
 
     /// Returns where the database is, without secrets.
     pub(crate) fn shown(&self) -> String {
-        let host = |host: &Host| match host {
-            Host::Tcp(name) => name.clone(),
-            Host::Unix(path) => path.display().to_string(),
-        };
-        let hosts: Vec<String> = self.config.get_hosts().iter().map(host).collect();
-        format!("postgres://{}/{}", hosts.join(","), self.config.get_dbname().unwrap_or_default())
+        format!("postgres://{}/{}", shown(self.config.get_hosts()), self.config.get_dbname().unwrap_or_default())
     }
 
     /// Returns the thread that drives this target's connections.
@@ -170,9 +177,9 @@ impl Target {
     /// Connects under the name of `holder`; a NOTIFY that the session listens for, and its end, wake `woken`.
     pub(crate) async fn listen(&self, holder: &str, woken: Arc<Notify>) -> Result<Client, LinkError> {
         let connecting: FuturesUnordered<_> = (self.servers.iter().cloned())
-            .map(|mut config| {
+            .map(|(mut config, way)| {
                 config.application_name(application(holder));
-                within(CONNECT_WAIT, open(config, Arc::clone(&woken)))
+                within(CONNECT_WAIT, open(config, way, Arc::clone(&woken)))
             })
             .collect();
         let known = self.known.clone();
@@ -186,54 +193,70 @@ impl Target {
     }
 }
 
-/// Returns the first server that would be spoken to in the clear by somebody who did not ask for it.
-fn in_the_clear(config: &Config) -> Option<String> {
-    let allowed = |host: &str| match config.get_ssl_mode() {
-        SslMode::Disable => true,
-        SslMode::Prefer => host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback()),
-        // They ask for more than there is.
-        SslMode::Require | _ => false,
-    };
-    let names = config.get_hosts().iter().filter_map(|host| match host {
-        Host::Tcp(name) => Some(name.clone()),
-        Host::Unix(_) => None,
-    });
-    let addresses = config.get_hostaddrs().iter().map(ToString::to_string);
-    names.chain(addresses).find(|host| !allowed(host))
-}
-
 /// Opens one connection.
-async fn open(config: Config, woken: Arc<Notify>) -> Result<Client, LinkError> {
-    let (client, mut connection) = config.connect(NoTls).await?;
-    tokio::spawn(async move {
-        // Ends with the connection, or when its client is dropped.
-        while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
-            match message {
-                AsyncMessage::Notification(_) => woken.notify_one(),
-                AsyncMessage::Notice(notice) if notice.routine() == Some(CUT_SHORT) => {
-                    tracing::warn!(%notice, "a commit is in doubt");
-                    break;
-                }
-                AsyncMessage::Notice(notice) => tracing::debug!(%notice, "PostgreSQL says"),
-                // The enum is theirs and grows.
-                _ => {}
-            }
+async fn open(config: Config, way: Way, woken: Arc<Notify>) -> Result<Client, LinkError> {
+    let client = match way {
+        Way::Clear => {
+            let (client, connection) = config.connect(NoTls).await?;
+            tokio::spawn(carry(connection, woken));
+            client
         }
-        woken.notify_one();
-    });
+        Way::Tls { connector, .. } => {
+            let connected = config.connect(connector).await;
+            let (client, connection) = connected.map_err(|source| match is_refusal(&source) {
+                true => LinkError::Untrusted { host: shown(config.get_hosts()), source },
+                false => source.into(),
+            })?;
+            tokio::spawn(carry(connection, woken));
+            client
+        }
+    };
     client.batch_execute(SESSION).await?;
     Ok(client)
 }
 
-/// Returns a configuration for each server that `all` names.
-fn servers(all: &Config) -> Vec<Config> {
+/// Carries what is said until the connection ends, or until its client is dropped.
+async fn carry<S, T>(mut connection: Connection<S, T>, woken: Arc<Notify>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+        match message {
+            AsyncMessage::Notification(_) => woken.notify_one(),
+            AsyncMessage::Notice(notice) if notice.routine() == Some(CUT_SHORT) => {
+                tracing::warn!(%notice, "a commit is in doubt");
+                break;
+            }
+            AsyncMessage::Notice(notice) => tracing::debug!(%notice, "PostgreSQL says"),
+            // The enum is theirs and grows.
+            _ => {}
+        }
+    }
+    woken.notify_one();
+}
+
+/// Returns what servers are called.
+fn shown(hosts: &[Host]) -> String {
+    let host = |host: &Host| match host {
+        Host::Tcp(name) => name.clone(),
+        Host::Unix(path) => path.display().to_string(),
+    };
+    hosts.iter().map(host).collect::<Vec<_>>().join(",")
+}
+
+/// Returns a configuration for each server that `all` names, and how it is spoken to.
+fn servers(all: &Config, asked: &Asked) -> Result<Vec<(Config, Way)>, PgOpenError> {
     let (hosts, addresses, ports) = (all.get_hosts(), all.get_hostaddrs(), all.get_ports());
     let one = |at: usize| {
+        let way = asked.way(hosts.get(at), addresses.get(at))?;
         let mut one = Config::new();
-        match hosts.get(at) {
-            Some(Host::Tcp(name)) => drop(one.host(name)),
-            Some(Host::Unix(folder)) => drop(one.host_path(folder)),
-            None => {}
+        match (hosts.get(at), addresses.get(at)) {
+            (Some(Host::Tcp(name)), _) => drop(one.host(name)),
+            (Some(Host::Unix(folder)), _) => drop(one.host_path(folder)),
+            // Whatever has no name is called by its address.
+            (None, Some(address)) => drop(one.host(address.to_string())),
+            (None, None) => {}
         }
         addresses.get(at).map(|address| one.hostaddr(*address));
         ports.get(at).or_else(|| ports.first()).map(|port| one.port(*port));
@@ -241,7 +264,7 @@ fn servers(all: &Config) -> Vec<Config> {
         all.get_password().map(|password| one.password(password));
         all.get_dbname().map(|name| one.dbname(name));
         all.get_options().map(|options| one.options(options));
-        one.ssl_mode(all.get_ssl_mode())
+        one.ssl_mode(way.mode())
             .ssl_negotiation(all.get_ssl_negotiation())
             .channel_binding(all.get_channel_binding())
             .connect_timeout(CONNECT_WAIT)
@@ -251,7 +274,7 @@ fn servers(all: &Config) -> Vec<Config> {
             .keepalives_retries(3)
             // A standby of the database takes no writes.
             .target_session_attrs(TargetSessionAttrs::ReadWrite);
-        one
+        Ok((one, way))
     };
     (0..hosts.len().max(addresses.len())).map(one).collect()
 }

@@ -6,8 +6,7 @@ use tokio_postgres::Transaction;
 use super::super::archive::{self, Archived};
 use super::super::take;
 use super::PgOpenError;
-use super::hosts::Known;
-use super::link::{Driver, Target};
+use super::link::Target;
 
 /// Batches of one page.
 const PAGE_BATCHES: i64 = 500;
@@ -19,9 +18,8 @@ const PAGE_BATCHES: i64 = 500;
 /// # Errors
 /// The first event that cannot be read, or why the database cannot be.
 pub fn read_log_postgres(url: &str, mut each: impl FnMut(Record)) -> Result<(), PgOpenError> {
-    let driver = Driver::start()?;
-    let target = Target::parse(url, Known::default(), driver.clone())?;
-    driver.block_on(async {
+    let target = Target::open(url)?;
+    target.driver().block_on(async {
         let mut client = target.connect("reader").await?;
         let transaction = client
             .build_transaction()

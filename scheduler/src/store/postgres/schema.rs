@@ -4,7 +4,7 @@
 //! ends with: it locks that row until the commit, so a new leader's first statement waits for the old one's last write,
 //! and a write under an old epoch fails.
 
-use tokio_postgres::{Client, Error};
+use tokio_postgres::{Client, Error, GenericClient};
 
 use super::PgOpenError;
 
@@ -43,10 +43,19 @@ pub(crate) const FENCED: &str = "GS001";
 
 /// Makes the tables if there are none, and refuses those of another version.
 pub(crate) async fn prepare(client: &Client, shown: &str) -> Result<(), PgOpenError> {
-    let made = "SELECT to_regclass('gangsaw.meta') IS NOT NULL";
-    if !client.query_one_scalar::<bool, _>(made, &[]).await? {
-        create(client).await?;
+    if !is_made(client).await? {
+        client.batch_execute(&format!("BEGIN; {LOCK}; {}; COMMIT", create())).await?;
     }
+    check(client, shown).await
+}
+
+/// Says whether there are tables of any version.
+pub(crate) async fn is_made(client: &impl GenericClient) -> Result<bool, Error> {
+    Ok(client.query_one("SELECT to_regclass('gangsaw.meta') IS NOT NULL", &[]).await?.get(0))
+}
+
+/// Refuses tables of another version.
+pub(crate) async fn check(client: &impl GenericClient, shown: &str) -> Result<(), PgOpenError> {
     let found = meta(client, "format").await?.unwrap_or(0);
     if found != FORMAT {
         return Err(PgOpenError::Format { shown: shown.to_owned(), found });
@@ -54,12 +63,14 @@ pub(crate) async fn prepare(client: &Client, shown: &str) -> Result<(), PgOpenEr
     Ok(())
 }
 
-async fn create(client: &Client) -> Result<(), Error> {
-    // Two schedulers that start on an empty database: one makes the tables, the other waits for it.
-    let lock = "SELECT pg_advisory_xact_lock(hashtext('gangsaw schema'))";
+/// Taken before the tables are made: of two that find an empty database one makes them, and the other waits for it.
+pub(crate) const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtext('gangsaw schema'))";
+
+/// Returns the statements that make the tables.
+pub(crate) fn create() -> String {
     let format = format!("INSERT INTO gangsaw.meta VALUES ('format', {FORMAT}) ON CONFLICT DO NOTHING");
     let (projected, append) = (super::tables::PROJECTED, append());
-    client.batch_execute(&format!("BEGIN; {lock}; {LOG} {projected} {append} {format}; COMMIT")).await
+    format!("{LOG} {projected} {append} {format}")
 }
 
 /// Returns the function that writes a batch: one statement, so all of it or nothing, in one round trip.
@@ -81,6 +92,6 @@ fn append() -> String {
 }
 
 /// Returns a number from the `meta` table.
-pub(crate) async fn meta(client: &Client, key: &str) -> Result<Option<i64>, Error> {
-    client.query_opt_scalar("SELECT value FROM gangsaw.meta WHERE key = $1", &[&key]).await
+pub(crate) async fn meta(client: &impl GenericClient, key: &str) -> Result<Option<i64>, Error> {
+    Ok(client.query_opt("SELECT value FROM gangsaw.meta WHERE key = $1", &[&key]).await?.map(|row| row.get(0)))
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::super::rows::{AttemptRow, JobRow, NodeRow, Row, UsageRow};
+use super::super::rows::{AttemptRow, JobRow, NodeRow, Row, UsageRow, plain, signed};
 
 /// The projected tables. They can be dropped and made again from the log.
 pub(crate) const PROJECTED: &str = "
@@ -186,7 +186,7 @@ fn value(row: &Row) -> (Key, Value) {
         }
         Row::AttemptGone { job_id, element, attempt } => (
             key(ATTEMPT_GONE, *job_id, u64::from(*element), u64::from(*attempt)),
-            json!({ "job_id": big(*job_id), "element": element, "attempt": attempt }),
+            json!({ "job_id": signed(*job_id), "element": element, "attempt": attempt }),
         ),
         Row::Node(node) => (key(NODE, u64::from(node.node_id), 0, 0), node_value(node)),
         Row::NodeGone { node_id } => (key(NODE_GONE, u64::from(*node_id), 0, 0), json!({ "node_id": node_id })),
@@ -197,65 +197,55 @@ fn value(row: &Row) -> (Key, Value) {
         }
         Row::OldJob(old) => (
             key(OLD_JOB, old.job_id, 0, 0),
-            json!({ "job_id": big(old.job_id), "job": bytes(&old.job), "spec": bytes(&old.spec) }),
+            json!({ "job_id": signed(old.job_id), "job": bytes(&old.job), "spec": bytes(&old.spec) }),
         ),
         Row::OldTasks { job_id, first, last, rank, task } => (
             key(OLD_TASK, *job_id, u64::from(*first), u64::from(*rank)),
-            json!({ "job_id": big(*job_id), "first": first, "rank": rank, "last": last, "task": bytes(task) }),
+            json!({ "job_id": signed(*job_id), "first": first, "rank": rank, "last": last, "task": bytes(task) }),
         ),
     }
 }
 
 fn job_value(job: &JobRow) -> Value {
-    let [completed, failed, cancelled, timeout, out_of_memory, node_fail] = job.ended.map(big);
+    let [completed, failed, cancelled, timeout, out_of_memory, node_fail] = job.ended.map(signed);
     json!({
-        "job_id": big(job.job_id), "tenant": text(job.tenant.as_str()), "queue": text(job.queue.as_str()),
-        "user": text(&job.user), "name": text(job.name.as_str()), "priority": job.priority, "state": job.state,
-        "elements": big(job.elements), "waiting": big(job.waiting), "active": big(job.active),
+        "job_id": signed(job.job_id), "tenant": plain(job.tenant.as_str()), "queue": plain(job.queue.as_str()),
+        "user": plain(&job.user), "name": plain(job.name.as_str()), "priority": job.priority, "state": job.state,
+        "elements": signed(job.elements), "waiting": signed(job.waiting), "active": signed(job.active),
         "completed": completed, "failed": failed, "cancelled": cancelled, "timeout": timeout,
-        "out_of_memory": out_of_memory, "node_fail": node_fail, "retries": big(job.retries),
-        "exit_code": job.exit_code, "device": job.device, "submitted_wall_ms": big(job.submitted_wall_ms),
-        "started_wall_ms": job.started_wall_ms.map(big), "ended_wall_ms": job.ended_wall_ms.map(big),
-        "forgotten_wall_ms": job.forgotten_wall_ms.map(big),
+        "out_of_memory": out_of_memory, "node_fail": node_fail, "retries": signed(job.retries),
+        "exit_code": job.exit_code, "device": job.device, "submitted_wall_ms": signed(job.submitted_wall_ms),
+        "started_wall_ms": job.started_wall_ms.map(signed), "ended_wall_ms": job.ended_wall_ms.map(signed),
+        "forgotten_wall_ms": job.forgotten_wall_ms.map(signed),
     })
 }
 
 fn attempt_value(row: &AttemptRow) -> Value {
     json!({
-        "job_id": big(row.job_id), "element": row.element, "attempt": row.attempt, "state": row.state,
-        "outcome": row.outcome, "node": row.node.as_ref().map(|node| text(node.as_str())), "nodes": row.nodes,
+        "job_id": signed(row.job_id), "element": row.element, "attempt": row.attempt, "state": row.state,
+        "outcome": row.outcome, "node": row.node.as_ref().map(|node| plain(node.as_str())), "nodes": row.nodes,
         "gpus": row.gpus, "pid": row.pid, "exit_code": row.exit_code, "signal": row.signal,
-        "detail": text(&row.detail), "leased_wall_ms": big(row.leased_wall_ms),
-        "started_wall_ms": row.started_wall_ms.map(big), "ended_wall_ms": row.ended_wall_ms.map(big),
+        "detail": plain(&row.detail), "leased_wall_ms": signed(row.leased_wall_ms),
+        "started_wall_ms": row.started_wall_ms.map(signed), "ended_wall_ms": row.ended_wall_ms.map(signed),
     })
 }
 
 fn node_value(node: &NodeRow) -> Value {
     json!({
-        "node_id": node.node_id, "name": text(node.name.as_str()), "mode": node.mode, "reason": text(&node.reason),
-        "silent_wall_ms": node.silent_wall_ms.map(big), "milli_cpus": big(node.milli_cpus),
-        "milli_cpus_free": big(node.milli_cpus_free), "memory_bytes": big(node.memory_bytes),
-        "memory_bytes_free": big(node.memory_bytes_free), "gpus": node.gpus, "gpus_free": node.gpus_free,
-        "leases": node.leases, "agent_version": text(&node.agent_version),
+        "node_id": node.node_id, "name": plain(node.name.as_str()), "mode": node.mode, "reason": plain(&node.reason),
+        "silent_wall_ms": node.silent_wall_ms.map(signed), "milli_cpus": signed(node.milli_cpus),
+        "milli_cpus_free": signed(node.milli_cpus_free), "memory_bytes": signed(node.memory_bytes),
+        "memory_bytes_free": signed(node.memory_bytes_free), "gpus": node.gpus, "gpus_free": node.gpus_free,
+        "leases": node.leases, "agent_version": plain(&node.agent_version),
     })
 }
 
 fn usage_value(usage: &UsageRow) -> Value {
     json!({
-        "tenant": text(usage.tenant.as_str()), "queue": text(usage.queue.as_str()), "user": text(&usage.user),
-        "day": &*usage.day, "cpu_ms": big(usage.cpu_ms), "gpu_ms": big(usage.gpu_ms),
-        "attempts_ok": big(usage.attempts_ok), "attempts_lost": big(usage.attempts_lost),
+        "tenant": plain(usage.tenant.as_str()), "queue": plain(usage.queue.as_str()), "user": plain(&usage.user),
+        "day": &*usage.day, "cpu_ms": signed(usage.cpu_ms), "gpu_ms": signed(usage.gpu_ms),
+        "attempts_ok": signed(usage.attempts_ok), "attempts_lost": signed(usage.attempts_lost),
     })
-}
-
-/// PostgreSQL has no unsigned numbers: what a node claims beyond the largest signed one is shown as that.
-fn big(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// PostgreSQL's text holds every character but one.
-fn text(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
 }
 
 fn bytes(bytes: &[u8]) -> String {

@@ -20,10 +20,11 @@ use gangsaw_core::id::{JobName, NodeName, QueueName, Tenant};
 use gangsaw_core::time::Time;
 
 /// Waits until this process leads on a database.
-fn lead(url: &str) -> Result<(PostgresStore, Loaded), PgOpenError> {
+pub(crate) fn lead(url: &str) -> Result<(PostgresStore, Loaded), PgOpenError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let candidate = Candidate::new(url, "here".to_owned(), None, Known::default())?;
-    let lead = runtime.block_on(candidate.lead(|_| ()))?;
+    let lead = async { tokio::time::timeout(Duration::from_secs(60), candidate.lead(|_| ())).await };
+    let lead = runtime.block_on(lead).expect("it does not come to lead")?;
     Ok((lead.store, lead.loaded))
 }
 
@@ -283,6 +284,8 @@ fn a_commit_that_somebody_kept_from_waiting_for_its_standby_is_not_acknowledged(
     store.append(Time(1), 1, &[event(1)], &[]).unwrap();
     server.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
     server.sql("SELECT pg_reload_conf()");
+    // The process that makes checkpoints is the one that tells the others: it has read the setting when it has made one.
+    server.sql("CHECKPOINT");
     let appended = std::thread::scope(|scope| {
         let appending = scope.spawn(|| store.append(Time(2), 2, &[event(2)], &[]));
         let cancel = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
@@ -332,27 +335,4 @@ fn a_follower_whose_log_was_replaced_by_an_older_copy_reads_it_again() {
     });
     drop(both.store);
     assert!(lead(&server.url()).unwrap().1.state.same_as(&follower.state));
-}
-
-#[test]
-fn a_database_elsewhere_is_spoken_to_in_the_clear_only_if_the_address_says_so() {
-    let driver = Driver::start().unwrap();
-    let refused = |url: &str| match Target::parse(url, Known::default(), Arc::clone(&driver)) {
-        Err(PgOpenError::InTheClear { host }) => Some(host),
-        other => {
-            other.unwrap();
-            None
-        }
-    };
-    for (url, host) in [
-        ("postgres://u@db.example/g", Some("db.example")),
-        ("postgres://u@127.0.0.1,10.0.0.7/g", Some("10.0.0.7")),
-        ("postgres://u@localhost/g?hostaddr=10.0.0.7", Some("10.0.0.7")),
-        ("postgres://u@localhost/g?sslmode=require", Some("localhost")),
-        ("postgres://u@db.example/g?sslmode=disable", None),
-        ("postgres://u@localhost,127.0.0.2,[::1]/g", None),
-        ("postgres:///g?host=/run/postgresql", None),
-    ] {
-        assert_eq!(refused(url).as_deref(), host, "{url}");
-    }
 }

@@ -19,7 +19,7 @@ use super::schema;
 use crate::lead::lease::chain;
 
 /// Bytes of batches that one archived row holds, before compression.
-const STEP_BYTES: usize = 8 << 20;
+pub(crate) const STEP_BYTES: usize = 8 << 20;
 /// How long the end waits for what is being written: another scheduler may wait to lead.
 const END_WAIT: Duration = Duration::from_millis(200);
 /// Batches that one page reads.

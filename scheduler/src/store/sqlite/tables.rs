@@ -5,7 +5,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::super::rows::{AttemptRow, JobRow, NodeRow, Row, UsageRow};
+use super::super::rows::{AttemptRow, JobRow, NodeRow, Row, UsageRow, plain, signed};
 
 /// Every table. The projected ones can be dropped and made again from the log.
 pub(crate) const SCHEMA: &str = "
@@ -74,33 +74,33 @@ fn run(connection: &Connection, sql: &str, values: impl rusqlite::Params) -> rus
 }
 
 fn write_job(connection: &Connection, job: &JobRow) -> rusqlite::Result<()> {
-    let [completed, failed, cancelled, timeout, out_of_memory, node_fail] = job.ended.map(u64::cast_signed);
+    let [completed, failed, cancelled, timeout, out_of_memory, node_fail] = job.ended.map(signed);
     let sql = "INSERT OR REPLACE INTO job VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15,
                ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)";
     let values = params![
-        job.job_id.cast_signed(),
+        signed(job.job_id),
         job.tenant.as_str(),
         job.queue.as_str(),
-        job.user,
+        plain(&job.user),
         job.name.as_str(),
         job.priority,
         job.state,
-        job.elements.cast_signed(),
-        job.waiting.cast_signed(),
-        job.active.cast_signed(),
+        signed(job.elements),
+        signed(job.waiting),
+        signed(job.active),
         completed,
         failed,
         cancelled,
         timeout,
         out_of_memory,
         node_fail,
-        job.retries.cast_signed(),
+        signed(job.retries),
         job.exit_code,
         job.device,
-        job.submitted_wall_ms.cast_signed(),
-        job.started_wall_ms.map(u64::cast_signed),
-        job.ended_wall_ms.map(u64::cast_signed),
-        job.forgotten_wall_ms.map(u64::cast_signed),
+        signed(job.submitted_wall_ms),
+        job.started_wall_ms.map(signed),
+        job.ended_wall_ms.map(signed),
+        job.forgotten_wall_ms.map(signed),
     ];
     run(connection, sql, values)
 }
@@ -109,7 +109,7 @@ fn write_attempt(connection: &Connection, attempt: &AttemptRow) -> rusqlite::Res
     let sql = "INSERT OR REPLACE INTO attempt
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
     let values = params![
-        attempt.job_id.cast_signed(),
+        signed(attempt.job_id),
         attempt.element,
         attempt.attempt,
         attempt.state,
@@ -120,10 +120,10 @@ fn write_attempt(connection: &Connection, attempt: &AttemptRow) -> rusqlite::Res
         attempt.pid,
         attempt.exit_code,
         attempt.signal,
-        attempt.detail,
-        attempt.leased_wall_ms.cast_signed(),
-        attempt.started_wall_ms.map(u64::cast_signed),
-        attempt.ended_wall_ms.map(u64::cast_signed),
+        plain(&attempt.detail),
+        signed(attempt.leased_wall_ms),
+        attempt.started_wall_ms.map(signed),
+        attempt.ended_wall_ms.map(signed),
     ];
     run(connection, sql, values)
 }
@@ -134,16 +134,16 @@ fn write_node(connection: &Connection, node: &NodeRow) -> rusqlite::Result<()> {
         node.node_id,
         node.name.as_str(),
         node.mode,
-        node.reason,
-        node.silent_wall_ms.map(u64::cast_signed),
-        node.milli_cpus.cast_signed(),
-        node.milli_cpus_free.cast_signed(),
-        node.memory_bytes.cast_signed(),
-        node.memory_bytes_free.cast_signed(),
+        plain(&node.reason),
+        node.silent_wall_ms.map(signed),
+        signed(node.milli_cpus),
+        signed(node.milli_cpus_free),
+        signed(node.memory_bytes),
+        signed(node.memory_bytes_free),
         node.gpus,
         node.gpus_free,
         node.leases,
-        node.agent_version,
+        plain(&node.agent_version),
     ];
     run(connection, sql, values)
 }
@@ -156,12 +156,12 @@ fn write_usage(connection: &Connection, usage: &UsageRow) -> rusqlite::Result<()
     let values = params![
         usage.tenant.as_str(),
         usage.queue.as_str(),
-        usage.user,
+        plain(&usage.user),
         &*usage.day,
-        usage.cpu_ms.cast_signed(),
-        usage.gpu_ms.cast_signed(),
-        usage.attempts_ok.cast_signed(),
-        usage.attempts_lost.cast_signed(),
+        signed(usage.cpu_ms),
+        signed(usage.gpu_ms),
+        signed(usage.attempts_ok),
+        signed(usage.attempts_lost),
     ];
     run(connection, sql, values)
 }
