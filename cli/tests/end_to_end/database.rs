@@ -60,6 +60,7 @@ fn a_database_is_copied_at_work_and_one_made_of_the_copy_adopts_what_still_runs(
     let lost = cluster.submit(&["--cpus", "0.1", "--", "sleep", "600"]);
     let lost_pid = cluster.until_running(lost);
     cluster.daemons[0].end(Signal::KILL);
+    cluster.place.unwatch();
     let occupied = cluster.run(&["restore", &backup, "--state", &again, "--store", &url]);
     assert_eq!(occupied.status.code(), Some(2), "{}", err(&occupied));
     assert!(err(&occupied).starts_with("error[state-exists]"), "{}", err(&occupied));
