@@ -114,6 +114,7 @@ impl Tokens {
     }
 
     pub(crate) fn insert(&mut self, token: ApiToken) {
+        self.remove(token.id);
         self.next = self.next.max(TokenId(token.id.0.saturating_add(1)));
         if let Some(at) = token.expires_at {
             self.ends.insert((at, token.id));

@@ -10,7 +10,7 @@ use crate::input::*;
 use crate::job::draft::{DependencyDraft, JobDraft, JobRefDraft};
 use crate::job::spec::{DependencyKind, JobSpec};
 use crate::time::{Millis, Time};
-use crate::token::{TOKENS_MAX, TokenDraft};
+use crate::token::{ApiToken, TOKENS_MAX, TokenDraft, Tokens};
 
 /// Returns a request of `actor` of `tenant`.
 fn asking(actor: &str, tenant: &str, reach: Reach, input: Input) -> Request {
@@ -139,6 +139,16 @@ fn a_token_says_who_made_it_and_whose_it_is() {
     assert_eq!((token.role, token.expires_at), (Role::Submitter, Some(Time(60_000))));
     let Some(Event::Token(TokenEvent::Created { by, .. })) = w.log.last().map(|record| &record.event) else { panic!() };
     assert_eq!((by.actor.as_str(), by.request_id.to_string().as_str()), ("root", "r7"));
+}
+
+#[test]
+fn a_token_that_comes_twice_in_a_snapshot_ends_as_the_later_says() {
+    let mut w = World::new();
+    let id = made(&mut w, draft(Some(60)));
+    let first = w.state.tokens().get(id).unwrap().clone();
+    let later = ApiToken { expires_at: None, ..first.clone() };
+    let next = TokenId(id.0 + 1);
+    assert_eq!(Tokens::restored(next, [first, later.clone()]), Tokens::restored(next, [later]));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Any input in any order: nothing panics, and every invariant holds.
 
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use super::world::*;
 use crate::id::*;
@@ -134,7 +135,7 @@ fn input() -> impl Strategy<Value = Input> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 150, rng_seed: RngSeed::Fixed(1), ..ProptestConfig::default() })]
 
     #[test]
     fn any_input_in_any_order_keeps_every_invariant(steps in prop::collection::vec((input(), 0_u64..400_000), 1..80)) {
